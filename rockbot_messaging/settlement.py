@@ -1,0 +1,105 @@
+"""What is done with a delivery, decided from data.
+
+Pure: the verdict, the message's counters, the policy and the instant give one outcome, the same in every provider. A
+provider carries it out in the safe order: store the new copy first, then forget the old one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import final
+
+from rockbot_messaging.envelope import MessageEnvelope
+from rockbot_messaging.letters import Failure, append_history
+from rockbot_messaging.retries import RetryPolicy, next_step
+from rockbot_messaging.verdicts import Ack, DeadLetter, Retry, Verdict
+
+__all__ = ["Bury", "Delay", "Forget", "Outcome", "decide", "still_waiting"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Acknowledge; nothing is left."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """Store `envelope` in the delay queue of `step` seconds, then acknowledge."""
+
+    step: int
+    envelope: MessageEnvelope
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Bury:
+    """Store `envelope` in the dead-letter queue together with `failure`, then acknowledge."""
+
+    envelope: MessageEnvelope
+    failure: Failure
+
+
+Outcome = Forget | Delay | Bury
+
+_FORGET = Forget()
+
+
+def still_waiting(envelope: MessageEnvelope, now_ms: int) -> Delay | None:
+    """The next part of a delay that is not over yet, or None when the message may be handled."""
+    if envelope.due_ms is None or envelope.due_ms <= now_ms:
+        return None
+    return Delay(next_step((envelope.due_ms - now_ms) / 1000), envelope)
+
+
+def decide(envelope: MessageEnvelope, verdict: Verdict, policy: RetryPolicy, *, queue: str, now_ms: int) -> Outcome:
+    """The outcome of `verdict` on a delivery of `envelope` from `queue`."""
+    match verdict:
+        case Ack():
+            return _FORGET
+        case DeadLetter():
+            return _bury(envelope, verdict, queue, now_ms)
+        case Retry(counted=False):
+            if envelope.handbacks >= policy.max_handbacks:
+                reason = f"handed back {envelope.handbacks} times without being handled: {verdict.reason}"
+                return _bury(envelope, _give_up(verdict, reason), queue, now_ms)
+            wait = policy.delays[0] if verdict.after is None else verdict.after
+            return _delay(envelope.replace(handbacks=envelope.handbacks + 1), wait, now_ms)
+        case Retry():
+            history = append_history(envelope.history, history_line(envelope.attempt, verdict, now_ms))
+            if envelope.attempt >= policy.max_attempts:
+                reason = f"gave up after {envelope.attempt} attempts: {verdict.reason or verdict.error_type}"
+                return _bury(envelope.replace(history=history), _give_up(verdict, reason), queue, now_ms)
+            wait = policy.delay_after(envelope.attempt) if verdict.after is None else verdict.after
+            return _delay(envelope.replace(attempt=envelope.attempt + 1, history=history), wait, now_ms)
+
+
+def history_line(attempt: int, verdict: Retry, now_ms: int) -> str:
+    """One failed attempt in one line of at most 300 characters."""
+    at = datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    what = ": ".join(part for part in (verdict.error_type, " ".join(verdict.reason.split())) if part)
+    return f"{at} attempt {attempt} {what}"[:300]
+
+
+def _give_up(verdict: Retry, reason: str) -> DeadLetter:
+    return DeadLetter(reason=reason, error_type=verdict.error_type, traceback=verdict.traceback)
+
+
+def _delay(envelope: MessageEnvelope, wait: float, now_ms: int) -> Delay:
+    return Delay(next_step(wait), envelope.replace(due_ms=now_ms + round(wait * 1000)))
+
+
+def _bury(envelope: MessageEnvelope, verdict: DeadLetter, queue: str, now_ms: int) -> Bury:
+    failure = Failure(
+        reason=verdict.reason,
+        queue=queue,
+        topic=envelope.topic,
+        at_ms=now_ms,
+        attempt=envelope.attempt,
+        error_type=verdict.error_type,
+        traceback=verdict.traceback,
+        history=envelope.history,
+    )
+    return Bury(envelope, failure)
