@@ -41,7 +41,7 @@ class ReturnAddress:
 class MessageEnvelope:
     """One message.
 
-    `topic` is the routing key; for a message on its way back from a delay or a dead-letter queue it is the original one.
+    `topic` is the routing key; for a message on its way back from a delay or a dead-letter queue it is the first one.
     `attempt` counts from 1 the times handling was begun and counted; `handbacks` counts returns that cost no attempt.
     `timestamp_ms` has the precision of the provider (AMQP: whole seconds). `deadline_ms` is the instant after which
     the answer interests nobody. `due_ms` is set on a delayed message: it is not handled before that instant.

@@ -16,7 +16,7 @@ __all__ = ["Begun", "Busy", "Finished", "Refused", "ResultLedger", "Start"]
 @final
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """The call is yours. `starts` counts how often it was begun, this time included: above 1 its earlier end is unknown."""
+    """The call is yours. `starts` counts the times it was begun, this one included: above 1 an earlier end is unknown."""
 
     starts: int
 
@@ -49,7 +49,7 @@ Start = Begun | Busy | Finished | Refused
 
 
 class ResultLedger(Protocol):
-    """Durable as its provider is; one entry per (tenant, call id). Entries are kept for the provider's retention time."""
+    """Durable as its provider is; one entry per (tenant, call id), kept for the provider's retention time."""
 
     async def begin(self, call_id: str, *, tenant: str, owner: str, claim_seconds: float) -> Start:
         """Claim a call for `owner` for so long; the same owner may claim again at any time.

@@ -40,7 +40,7 @@ class Failure:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Letter:
-    """One dead letter. `id` is the message id; `envelope` is as it was received, `problem` says what of it was unreadable."""
+    """One dead letter. `id` is the message id, `problem` says what of the envelope was unreadable."""
 
     id: str
     queue: str
@@ -52,7 +52,7 @@ class Letter:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterQueue:
-    """One dead-letter queue and how many letters wait in it. `name` is the queue's, `subscription` whose failures it keeps."""
+    """One dead-letter queue, the subscription whose failures it keeps, and how many letters wait in it."""
 
     name: str
     subscription: str

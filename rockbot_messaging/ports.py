@@ -1,4 +1,4 @@
-"""The ports: what a provider of messaging offers. All providers pass one conformance suite (`rockbot_messaging.testing`).
+"""The ports: what a provider of messaging offers. All pass one conformance suite (`rockbot_messaging.testing`).
 
 Promises, the same in every provider:
 
@@ -50,7 +50,7 @@ class MessagePublisher(Protocol):
     """Sends messages. Safe to use from many tasks at the same time."""
 
     async def publish(self, envelope: MessageEnvelope, *, door: Door = Door.COMMANDS) -> None:
-        """Store one message in every queue bound to its topic; returns when the broker has confirmed it (LOSSY: at once).
+        """Store one message in every queue bound to its topic; returns when it is confirmed (LOSSY: at once).
 
         Raises:
             InvalidTopic: the topic breaks the grammar.
@@ -140,8 +140,10 @@ class DeadLetters(Protocol):
         ...
 
     async def replay(self, queue: str, letter_id: str, *, body: bytes | None = None) -> MessageEnvelope:
-        """Store the message, same id, attempt 1, optionally with another body, in the work queue it came from (an unrouted
-        message: publish it again to its topic), then remove the letter. Returns what was sent.
+        """Store the message again, same id, attempt 1, optionally with another body, then remove the letter.
+
+        It goes into the one work queue it came from; an unrouted message is published again to its topic.
+        Returns what was sent.
 
         Raises:
             LetterNotFound: as for `letter`.
