@@ -87,7 +87,7 @@ class MessageEnvelope:
         name: str,
         *,
         topic: str,
-        type: str,  # noqa: A002 - the AMQP property's name
+        type: str,
         body: bytes,
         source: str,
         timestamp_ms: int,

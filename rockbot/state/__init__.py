@@ -1,0 +1,1 @@
+"""State: the port every store implements, and the stores."""

@@ -1,0 +1,57 @@
+"""Keys of state, built here and nowhere else.
+
+A key is ``<tenant>/<space>/<id>...``; every part is escaped, so that no id from outside can reach into another tenant or
+space, and prefixes end at a slash, so that ``a`` never lists ``ab``. Keys are never file paths.
+"""
+
+from __future__ import annotations
+
+from typing import NewType
+from urllib.parse import quote, unquote
+
+__all__ = ["Key", "Prefix", "call_key", "conversation_key", "key", "key_parts", "prefix", "task_key"]
+
+Key = NewType("Key", str)
+Prefix = NewType("Prefix", str)
+
+_SAFE = "-_.~:@"
+
+
+def key(tenant: str, space: str, *parts: str) -> Key:
+    """The key of `parts` in `space` of `tenant`.
+
+    Raises:
+        ValueError: a part is empty.
+    """
+    texts = (tenant, space, *parts)
+    if not parts or not all(texts):
+        raise ValueError(f"a state key needs tenant, space and id, none of them empty: {texts!r}")
+    return Key("/".join(quote(text, safe=_SAFE) for text in texts))
+
+
+def prefix(tenant: str, space: str, *parts: str) -> Prefix:
+    """What all keys under `parts` in `space` of `tenant` begin with."""
+    texts = (tenant, space, *parts)
+    if not all(texts):
+        raise ValueError(f"a state prefix has no empty parts: {texts!r}")
+    return Prefix("/".join(quote(text, safe=_SAFE) for text in texts) + "/")
+
+
+def key_parts(of: Key) -> tuple[str, ...]:
+    """The unescaped parts of a key: tenant, space, ids."""
+    return tuple(unquote(part) for part in of.split("/"))
+
+
+def conversation_key(tenant: str, conversation_id: str) -> Key:
+    """The stream of a conversation."""
+    return key(tenant, "conversation", conversation_id)
+
+
+def task_key(tenant: str, task_id: str) -> Key:
+    """The index row that says which conversation a task belongs to, and how it ended."""
+    return key(tenant, "task", task_id)
+
+
+def call_key(tenant: str, call_id: str) -> Key:
+    """The ledger entry of a call."""
+    return key(tenant, "call", call_id)
