@@ -1,0 +1,80 @@
+"""The typed contracts of the host: every event it sends or receives. Loads pydantic and nothing heavier."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rockbot.events.content import (
+    ContentPart,
+    FilePart,
+    ImagePart,
+    JsonPart,
+    Message,
+    MessagePart,
+    TextPart,
+    ThinkingPart,
+    ToolCallPart,
+    ToolResultPart,
+    text_of,
+)
+from rockbot.events.event import Event
+from rockbot.events.models import LlmRequest, LlmResponse, StopReason, Usage
+from rockbot.events.registry import EventRegistry, InvalidEvent, UnknownType
+from rockbot.events.tasks import (
+    AgentResponse,
+    AgentStatus,
+    AgentTask,
+    ErrorInfo,
+    StatusKind,
+    StepStalled,
+    TaskOutcome,
+    TimerDue,
+)
+from rockbot.events.tools import ToolInvoke, ToolResult, ToolSpec
+
+__all__ = [
+    "HOST_EVENTS",
+    "AgentResponse",
+    "AgentStatus",
+    "AgentTask",
+    "ContentPart",
+    "ErrorInfo",
+    "Event",
+    "EventRegistry",
+    "FilePart",
+    "ImagePart",
+    "InvalidEvent",
+    "JsonPart",
+    "LlmRequest",
+    "LlmResponse",
+    "Message",
+    "MessagePart",
+    "StatusKind",
+    "StepStalled",
+    "StopReason",
+    "TaskOutcome",
+    "TextPart",
+    "ThinkingPart",
+    "TimerDue",
+    "ToolCallPart",
+    "ToolInvoke",
+    "ToolResult",
+    "ToolResultPart",
+    "ToolSpec",
+    "UnknownType",
+    "Usage",
+    "text_of",
+]
+
+#: The events every host knows; handlers add theirs.
+HOST_EVENTS: Final[tuple[type[Event], ...]] = (
+    AgentTask,
+    AgentResponse,
+    AgentStatus,
+    StepStalled,
+    LlmRequest,
+    LlmResponse,
+    ToolInvoke,
+    ToolResult,
+    TimerDue,
+)

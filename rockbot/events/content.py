@@ -1,0 +1,122 @@
+"""Content: what people, models and tools say to each other, as a list of parts.
+
+One vocabulary for tasks, transcripts, tool results and answers, so that an image or a file needs no new message type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "ContentPart",
+    "FilePart",
+    "ImagePart",
+    "JsonPart",
+    "Message",
+    "MessagePart",
+    "TextPart",
+    "ThinkingPart",
+    "ToolCallPart",
+    "ToolResultPart",
+    "text_of",
+]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class TextPart(_Part):
+    """Plain text or Markdown."""
+
+    kind: Literal["text"] = "text"
+    text: str
+
+
+class ImagePart(_Part):
+    """An image, either inline (`data`, base64) or by address (`url`)."""
+
+    kind: Literal["image"] = "image"
+    media_type: str
+    data: str | None = None
+    url: str | None = None
+
+
+class FilePart(_Part):
+    """A file by reference; `sha256` is its content's digest in hex when it is known."""
+
+    kind: Literal["file"] = "file"
+    uri: str
+    media_type: str = "application/octet-stream"
+    name: str = ""
+    size: int | None = None
+    sha256: str | None = None
+
+
+class JsonPart(_Part):
+    """Structured data."""
+
+    kind: Literal["json"] = "json"
+    data: Any
+
+
+ContentPart = Annotated[TextPart | ImagePart | FilePart | JsonPart, Field(discriminator="kind")]
+
+
+class ThinkingPart(_Part):
+    """A model's reasoning in its provider's own form; goes back to that provider unchanged and is shown to nobody else."""
+
+    kind: Literal["thinking"] = "thinking"
+    provider: str
+    data: dict[str, Any]
+
+
+class ToolCallPart(_Part):
+    """A model asks for a tool. `call_id` is the model's id, unique within one model reply."""
+
+    kind: Literal["tool_call"] = "tool_call"
+    call_id: str
+    tool: str
+    arguments: dict[str, Any]
+
+
+class ToolResultPart(_Part):
+    """What a tool answered to the call of that id."""
+
+    kind: Literal["tool_result"] = "tool_result"
+    call_id: str
+    parts: tuple[ContentPart, ...]
+    is_error: bool = False
+
+
+MessagePart = Annotated[
+    TextPart | ImagePart | FilePart | JsonPart | ThinkingPart | ToolCallPart | ToolResultPart,
+    Field(discriminator="kind"),
+]
+
+
+class Message(BaseModel):
+    """One message of a transcript. Tool results travel in a `user` message, all those of one model reply together."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    role: Literal["user", "assistant"]
+    parts: tuple[MessagePart, ...]
+
+    @property
+    def text(self) -> str:
+        """Its text parts, joined by newlines."""
+        return text_of(self.parts)
+
+    @property
+    def tool_calls(self) -> tuple[ToolCallPart, ...]:
+        """The tool calls in it, in order."""
+        return tuple(part for part in self.parts if isinstance(part, ToolCallPart))
+
+
+def text_of(parts: Iterable[object]) -> str:
+    """The text parts among `parts`, joined by newlines."""
+    return "\n".join(part.text for part in parts if isinstance(part, TextPart))

@@ -1,0 +1,32 @@
+"""What every event is: an immutable typed body with a stable name of its own.
+
+Type names are ours and never derived from Python names, so that a class may move and other languages may take part.
+Reading is tolerant (unknown fields pass); writing carries exactly the fields declared here.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from rockbot_messaging.ports import Door
+
+__all__ = ["Event"]
+
+
+class Event(BaseModel):
+    """A message body. Subclasses say their `type_name`, where they are published (`door`), and the topics they come by."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    #: Stable name on the wire, for example ``rockbot.agent.task``.
+    type_name: ClassVar[str]
+    #: Patterns of the topics that carry this event when a message does not name its type.
+    topics: ClassVar[tuple[str, ...]] = ()
+    #: The exchange it leaves by: commands must be received, facts may be kept, signals may be lost.
+    door: ClassVar[Door] = Door.COMMANDS
+
+    def to_body(self) -> bytes:
+        """The JSON body."""
+        return self.model_dump_json(exclude_none=True).encode()

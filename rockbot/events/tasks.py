@@ -1,0 +1,110 @@
+"""Tasks: what an agent is asked, what it answers, and what it tells those who watch."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rockbot.events.content import ContentPart, TextPart
+from rockbot.events.event import Event
+from rockbot.events.models import Usage
+from rockbot_messaging.ports import Door
+
+__all__ = [
+    "AgentResponse",
+    "AgentStatus",
+    "AgentTask",
+    "ErrorInfo",
+    "StatusKind",
+    "StepStalled",
+    "TaskOutcome",
+    "TimerDue",
+]
+
+TaskOutcome = Literal["completed", "failed", "canceled", "expired"]
+StatusKind = Literal["accepted", "queued", "model_call", "model_reply", "tool_call", "tool_result", "stalled", "ended"]
+
+
+class AgentTask(Event):
+    """Ask an agent. ``{"input": "..."}`` is a whole task.
+
+    `conversation_id` continues a conversation (an envelope's conversation goes before it); `timeout_seconds` bounds the
+    task when the envelope has no deadline.
+    """
+
+    type_name: ClassVar[str] = "rockbot.agent.task"
+    topics: ClassVar[tuple[str, ...]] = ("agent.task", "agent.task.*")
+
+    input: str | tuple[ContentPart, ...] = Field(min_length=1)
+    conversation_id: str | None = Field(default=None, min_length=1, max_length=200)
+    timeout_seconds: float | None = Field(default=None, gt=0, le=30 * 86400)
+
+    @property
+    def parts(self) -> tuple[ContentPart, ...]:
+        """The input as parts."""
+        return (TextPart(text=self.input),) if isinstance(self.input, str) else self.input
+
+
+class ErrorInfo(BaseModel):
+    """Why a task did not complete: a stable code for programs, a sentence for people."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    code: str
+    message: str
+
+
+class AgentResponse(Event):
+    """The one terminal event of a task."""
+
+    type_name: ClassVar[str] = "rockbot.agent.response"
+    topics: ClassVar[tuple[str, ...]] = ("agent.response.*",)
+    door: ClassVar[Door] = Door.PUBLIC
+
+    task_id: str
+    conversation_id: str
+    agent: str
+    status: TaskOutcome
+    output: str = ""
+    parts: tuple[ContentPart, ...] = ()
+    error: ErrorInfo | None = None
+    model_calls: int = 0
+    tool_calls: int = 0
+    usage: Usage = Usage()
+
+
+class AgentStatus(Event):
+    """One step of a task as it happens, for watchers; may be lost."""
+
+    type_name: ClassVar[str] = "rockbot.agent.status"
+    topics: ClassVar[tuple[str, ...]] = ("agent.status.*",)
+    door: ClassVar[Door] = Door.LOSSY
+
+    task_id: str
+    conversation_id: str
+    agent: str
+    kind: StatusKind
+    text: str = ""
+    tool: str = ""
+    step: int = 0
+
+
+class StepStalled(Event):
+    """A step of a turn lies in a dead-letter queue; the turn waits until somebody sends it on."""
+
+    type_name: ClassVar[str] = "rockbot.agent.step-stalled"
+
+    message_id: str
+    queue: str
+    reason: str
+
+
+class TimerDue(Event):
+    """A durable timer fell due. Stale ones are ignored."""
+
+    type_name: ClassVar[str] = "rockbot.timer.due"
+    topics: ClassVar[tuple[str, ...]] = ("timer.due.*",)
+
+    timer_id: str
+    purpose: str

@@ -1,0 +1,89 @@
+"""What becomes of a message whose handling raised: one table, printable, the first row that fits decides."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, final
+
+from rockbot.errors import ConfigError, PermanentFailure, TemporaryFailure, Unhandled
+from rockbot.events.registry import InvalidEvent, UnknownType
+from rockbot.state.ports import StateUnavailable, VersionConflict
+from rockbot_messaging.errors import BodyTooLarge, BrokerUnreachable, InvalidTopic, NotConfirmed, Unroutable
+from rockbot_messaging.verdicts import DeadLetter, Retry, Verdict
+
+__all__ = ["FAILURES", "FailureRule", "describe_failures", "verdict_of"]
+
+#: Characters of a traceback that travel with a message.
+TRACEBACK_LIMIT: Final = 16_000
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FailureRule:
+    """On any of `errors`: `verdict`; `outcome` says it in words."""
+
+    errors: tuple[type[BaseException], ...]
+    outcome: str
+    verdict: Callable[[Exception], Verdict]
+
+    @property
+    def names(self) -> str:
+        """The error classes, for people."""
+        return ", ".join(error.__name__ for error in self.errors)
+
+
+def _text(exc: Exception) -> str:
+    return " ".join(str(exc).split()) or type(exc).__name__
+
+
+def _trace(exc: Exception) -> str:
+    return "".join(traceback.format_exception(exc))[-TRACEBACK_LIMIT:]
+
+
+def _dead(exc: Exception) -> Verdict:
+    return DeadLetter(reason=_text(exc), error_type=type(exc).__name__)
+
+
+def _dead_with_trace(exc: Exception) -> Verdict:
+    return DeadLetter(reason=_text(exc), error_type=type(exc).__name__, traceback=_trace(exc))
+
+
+def _temporary(exc: Exception) -> Verdict:
+    assert isinstance(exc, TemporaryFailure)
+    return Retry(after=exc.after, reason=_text(exc), counted=exc.counted, error_type=type(exc).__name__)
+
+
+def _retry(exc: Exception) -> Verdict:
+    return Retry(reason=_text(exc), error_type=type(exc).__name__, traceback=_trace(exc))
+
+
+def _hand_back(exc: Exception) -> Verdict:
+    return Retry(reason=_text(exc), counted=False, error_type=type(exc).__name__)
+
+
+FAILURES: Final[Sequence[FailureRule]] = (
+    FailureRule((InvalidEvent, UnknownType, Unhandled), "dead letter at once", _dead),
+    FailureRule((PermanentFailure, ConfigError), "dead letter at once", _dead),
+    FailureRule((TemporaryFailure,), "retry after the time it names, else by policy", _temporary),
+    FailureRule((VersionConflict, StateUnavailable), "handed back, costs no attempt", _hand_back),
+    FailureRule((BrokerUnreachable, NotConfirmed), "handed back, costs no attempt", _hand_back),
+    FailureRule((BodyTooLarge, InvalidTopic), "dead letter at once, with traceback", _dead_with_trace),
+    FailureRule((Unroutable,), "retry by policy, then dead letter", _retry),
+    FailureRule((TimeoutError, ConnectionError), "retry by policy, then dead letter", _retry),
+    FailureRule((Exception,), "retry by policy, then dead letter with traceback", _retry),
+)
+
+
+def verdict_of(exc: Exception, rules: Sequence[FailureRule] = FAILURES) -> Verdict:
+    """The verdict that the first fitting rule gives."""
+    for rule in rules:
+        if isinstance(exc, rule.errors):
+            return rule.verdict(exc)
+    return _retry(exc)
+
+
+def describe_failures(rules: Sequence[FailureRule] = FAILURES) -> list[tuple[str, str]]:
+    """The table as rows of (errors, outcome)."""
+    return [(rule.names, rule.outcome) for rule in rules]

@@ -1,0 +1,99 @@
+"""How a capability joins a host: a plug-in is a function from the host's services to what it contributes.
+
+Plug-ins are found by entry points of the group ``rockbot.handlers`` and switched on by the setting `handlers`. A
+contribution is plain data, so that `rockbot pipeline` can print it and the container can wire it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, final
+
+from rockbot.errors import ConfigError, MissingExtra
+from rockbot.events.event import Event
+from rockbot.events.tools import ToolSpec
+from rockbot.handler import EventHandler
+from rockbot.settings import Settings
+from rockbot.state.ports import StateStore
+from rockbot_messaging.clock import Clock, IdSource
+from rockbot_messaging.ledger import ResultLedger
+from rockbot_messaging.subscriptions import Subscription, WorkSubscription
+
+__all__ = ["ENTRY_POINTS", "Contribution", "Link", "Plugin", "Services", "load_plugins"]
+
+#: Entry point group of handler plug-ins.
+ENTRY_POINTS: Final = "rockbot.handlers"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the host gives to plug-ins. `owner` names this process in claims and leases.
+
+    `tools` returns every tool that the plug-ins of this host contribute; it is complete once all of them were built.
+    """
+
+    settings: Settings
+    state: StateStore
+    ledger: ResultLedger
+    clock: Clock
+    ids: IdSource
+    owner: str
+    tools: Callable[[], tuple[ToolSpec, ...]]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A handler and where it stands in the chain (see `rockbot.chain.Order`)."""
+
+    order: int
+    name: str
+    handler: EventHandler[Any]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contribution:
+    """What a plug-in adds to a host.
+
+    `subscriptions` are consumed by this host, `addressed` are other processes' queues that its links send to (they are
+    created when missing, so that a command waits for its worker instead of being unroutable). `close` is awaited when
+    the host has drained.
+    """
+
+    links: tuple[Link, ...] = ()
+    subscriptions: tuple[Subscription, ...] = ()
+    addressed: tuple[WorkSubscription, ...] = ()
+    events: tuple[type[Event], ...] = ()
+    tools: tuple[ToolSpec, ...] = ()
+    close: Callable[[], Coroutine[Any, Any, None]] | None = field(default=None)
+
+
+class Plugin(Protocol):
+    """A plug-in: called once per host, must not block or connect anywhere."""
+
+    def __call__(self, services: Services) -> Contribution: ...
+
+
+def load_plugins(names: tuple[str, ...]) -> list[tuple[str, Plugin]]:
+    """The plug-ins of these names, in this order.
+
+    Raises:
+        ConfigError: a name is unknown; the text lists the known ones.
+        MissingExtra: a plug-in's package is not installed.
+    """
+    from importlib.metadata import entry_points
+
+    found = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    plugins: list[tuple[str, Plugin]] = []
+    for name in names:
+        if name not in found:
+            known = ", ".join(sorted(found)) or "none are installed"
+            raise ConfigError(f"setting 'handlers' names {name!r}, which is no installed handler (known: {known})")
+        try:
+            plugins.append((name, found[name].load()))
+        except ModuleNotFoundError as exc:
+            raise MissingExtra(f"handler {name!r} (module {exc.name} is not installed)", name) from exc
+    return plugins

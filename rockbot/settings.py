@@ -1,0 +1,261 @@
+"""Settings: one file, the environment, secret files; checked before anything starts.
+
+Later sources go before earlier ones: defaults, `rockbot.toml` (or the file that ``ROCKBOT_CONFIG`` names), secret files
+(``ROCKBOT_SECRETS_DIR``, one file per key), the environment (``ROCKBOT_<KEY>``, nested keys joined by ``__``), command-line
+flags. Unknown keys are errors, because a misspelt limit is no limit.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
+
+from rockbot.errors import ConfigError
+from rockbot_messaging.topics import check_word
+
+__all__ = ["AgentSettings", "AnthropicSettings", "HostSettings", "ScriptedSettings", "Settings", "load"]
+
+#: Model used when neither a setting nor a key in the environment says otherwise.
+OFFLINE_MODEL = "scripted/demo"
+#: Model used when an Anthropic key is in the environment and no model is set.
+ANTHROPIC_MODEL = "anthropic/claude-sonnet-5-5"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AgentSettings(_Section):
+    """One agent.
+
+    `model` None means the host's; `tools` None means all that are installed. `max_model_calls` bounds one task,
+    `timeout_seconds` is the deadline of a task that brings none.
+    """
+
+    instructions: str = "You are a helpful assistant. Use the tools for anything that needs computing."
+    model: str | None = None
+    tools: tuple[str, ...] | None = None
+    max_model_calls: int = Field(default=25, ge=1, le=1000)
+    max_output_tokens: int = Field(default=4096, ge=1)
+    timeout_seconds: float = Field(default=3600, gt=0)
+
+
+class AnthropicSettings(_Section):
+    """Access to Anthropic's API. The key also comes from ``ANTHROPIC_API_KEY``, the address from ``ANTHROPIC_BASE_URL``."""
+
+    api_key: SecretStr | None = None
+    base_url: str | None = None
+    timeout_seconds: float = Field(default=600, gt=0)
+
+
+class ScriptedSettings(_Section):
+    """The offline model: `rules` is a TOML or JSON file of rules, `call_log` a file that gets a line per call made."""
+
+    rules: Path | None = None
+    call_log: Path | None = None
+
+
+class HostSettings(_Section):
+    """The process. `health_port` 0 switches the health endpoints off."""
+
+    prefetch: int = Field(default=100, ge=1, le=10_000)
+    concurrency: int = Field(default=32, ge=1, le=10_000)
+    llm_concurrency: int = Field(default=4, ge=1, le=1000)
+    drain_seconds: float = Field(default=25, ge=0)
+    health_host: str = "127.0.0.1"
+    health_port: int = Field(default=0, ge=0, le=65535)
+    max_body_bytes: int = Field(default=16 << 20, ge=1024)
+    recovery_seconds: float = Field(default=30, gt=0)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["auto", "console", "json"] = "auto"
+
+
+class Settings(BaseSettings):
+    """Everything that can be set.
+
+    `scripts` is read by the script service, which validates it by its own model at boot. `model` empty means the offline
+    model, or Anthropic's when its key is in the environment. `state_url` empty means a file in the user's state folder,
+    `socket` None one in the user's runtime folder.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="ROCKBOT_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    broker_url: SecretStr = SecretStr("memory://")
+    state_url: str = ""
+    socket: Path | None = None
+    namespace: str = "rockbot"
+    model: str = ""
+    default_agent: str = "assistant"
+    handlers: tuple[str, ...] = ("logging", "deadline", "agent", "llm", "scripts")
+    agents: dict[str, AgentSettings] = Field(default_factory=lambda: {"assistant": AgentSettings()})
+    host: HostSettings = HostSettings()
+    scripts: dict[str, Any] = Field(default_factory=dict)
+    anthropic: AnthropicSettings = AnthropicSettings()
+    scripted: ScriptedSettings = ScriptedSettings()
+    source: str = "rockbot"
+
+    @field_validator("namespace", "default_agent")
+    @classmethod
+    def _is_word(cls, value: str) -> str:
+        return check_word(value)
+
+    @field_validator("agents")
+    @classmethod
+    def _names_are_words(cls, value: dict[str, AgentSettings]) -> dict[str, AgentSettings]:
+        for name in value:
+            check_word(name)
+        return value
+
+    @model_validator(mode="after")
+    def _default_agent_exists(self) -> Settings:
+        if self.default_agent not in self.agents:
+            known = ", ".join(sorted(self.agents)) or "none"
+            raise ValueError(f"default_agent {self.default_agent!r} is not defined under [agents] (defined: {known})")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+    @property
+    def model_name(self) -> str:
+        """The model of agents that name none."""
+        if self.model:
+            return self.model
+        key = self.anthropic.api_key is not None or os.environ.get("ANTHROPIC_API_KEY")
+        return ANTHROPIC_MODEL if key else OFFLINE_MODEL
+
+    @property
+    def socket_path(self) -> Path:
+        """Where an embedded host listens for the command line."""
+        if self.socket is not None:
+            return self.socket
+        runtime = os.environ.get("XDG_RUNTIME_DIR")
+        return Path(runtime, "rockbot.sock") if runtime else _state_dir() / "rockbot.sock"
+
+    @property
+    def state_address(self) -> str:
+        """The state store's URL."""
+        return self.state_url or f"sqlite:///{_state_dir() / 'state.db'}"
+
+    def agent_model(self, agent: AgentSettings) -> str:
+        """The model of an agent."""
+        return agent.model or self.model_name
+
+
+def _state_dir() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state", "rockbot")
+
+
+#: Variables that are ours but no settings.
+_NOT_SETTINGS = ("ROCKBOT_CONFIG", "ROCKBOT_SECRETS_DIR", "ROCKBOT_TEST_")
+
+
+def load(flags: dict[str, Any] | None = None, *, config: Path | None = None) -> Settings:
+    """Read all sources.
+
+    `config` names the file and must exist; without it ``ROCKBOT_CONFIG``, then `rockbot.toml` in the working folder, if any.
+
+    Raises:
+        ConfigError: a file cannot be read, a key is unknown, a value is wrong; the text names key and source.
+    """
+    sources: list[tuple[str, dict[str, Any]]] = []
+    named = config or (Path(os.environ["ROCKBOT_CONFIG"]) if os.environ.get("ROCKBOT_CONFIG") else None)
+    path = named or Path("rockbot.toml")
+    if named is not None or path.exists():
+        sources.append((str(path), _read_toml(path)))
+    if secrets := os.environ.get("ROCKBOT_SECRETS_DIR"):
+        if not Path(secrets).is_dir():
+            raise ConfigError(f"ROCKBOT_SECRETS_DIR names {secrets!r}, which is no folder")
+        sources.append((f"secret files in {secrets}", SecretsSettingsSource(Settings, secrets_dir=secrets)()))
+    sources.append(("the environment", _read_environment()))
+    sources.append(("command-line flags", {key: value for key, value in (flags or {}).items() if value is not None}))
+
+    merged: dict[str, Any] = {}
+    for _, values in sources:
+        _merge(merged, values)
+    try:
+        return Settings(**merged)
+    except ValidationError as exc:
+        raise ConfigError(_explain(exc, sources)) from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"the settings file {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"the settings file {path} cannot be read: {exc}") from None
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"the settings file {path} is not valid TOML: {exc}") from None
+
+
+def _read_environment() -> dict[str, Any]:
+    for name in os.environ:
+        if not name.startswith("ROCKBOT_") or name.startswith(_NOT_SETTINGS):
+            continue
+        key = name.removeprefix("ROCKBOT_").split("__")[0].lower()
+        if key not in Settings.model_fields:
+            raise ConfigError(f"the environment variable {name} sets no setting: there is no key {key!r}{_near(key)}")
+    try:
+        return dict(EnvSettingsSource(Settings)())
+    except Exception as exc:  # the library raises its own SettingsError for values that are not JSON
+        raise ConfigError(f"an environment variable cannot be read: {exc}") from None
+
+
+def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = dict(value) if isinstance(value, dict) else value
+
+
+def _near(key: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(key, Settings.model_fields, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _explain(exc: ValidationError, sources: list[tuple[str, dict[str, Any]]]) -> str:
+    lines = []
+    for error in exc.errors(include_url=False, include_input=False):
+        path = [str(part) for part in error["loc"]]
+        origin = next((name for name, values in reversed(sources) if _has(values, path)), None)
+        where = f" (from {origin})" if origin else ""
+        if error["type"] == "extra_forbidden":
+            hint = _near(path[-1]) if len(path) == 1 else ""
+            lines.append(f"unknown setting {'.'.join(path)!r}{where}{hint}")
+        else:
+            message = error["msg"].removeprefix("Value error, ")
+            lines.append(f"setting {'.'.join(path)!r}{where}: {message}" if path else message)
+    return "; ".join(lines)
+
+
+def _has(values: dict[str, Any], path: list[str]) -> bool:
+    at: Any = values
+    for part in path:
+        if not isinstance(at, dict) or part not in at:
+            return False
+        at = at[part]
+    return True

@@ -1,0 +1,71 @@
+"""Every topic of the host, built here and nowhere else (the table is in `design/wire-contract.md`)."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from rockbot_messaging.topics import check_topic
+
+__all__ = [
+    "LANES",
+    "Lane",
+    "llm_request",
+    "response",
+    "script_invoke",
+    "status",
+    "step",
+    "task",
+    "timer_due",
+    "tool_invoke",
+    "toolset_result",
+]
+
+Lane = Literal["interactive", "delegated", "scheduled"]
+
+#: Lanes of model calls, the most urgent first.
+LANES: Final[tuple[Lane, ...]] = ("interactive", "delegated", "scheduled")
+
+
+def task(agent: str) -> str:
+    """Tasks for an agent."""
+    return check_topic(f"agent.task.{agent}")
+
+
+def response(agent: str) -> str:
+    """Answers to tasks that named no reply queue."""
+    return check_topic(f"agent.response.{agent}")
+
+
+def status(agent: str) -> str:
+    """What an agent tells its watchers."""
+    return check_topic(f"agent.status.{agent}")
+
+
+def step(agent: str) -> str:
+    """Return address of an agent's commands: model replies, tool results, stalled steps."""
+    return check_topic(f"agent.step.{agent}")
+
+
+def timer_due(agent: str) -> str:
+    """Timers of an agent's conversations."""
+    return check_topic(f"timer.due.{agent}")
+
+
+def llm_request(backend: str, lane: Lane) -> str:
+    """Model calls to a backend."""
+    return check_topic(f"llm.request.{backend}.{lane}")
+
+
+def tool_invoke(toolset: str) -> str:
+    """Tool calls to a toolset's workers."""
+    return check_topic(f"tool.invoke.{toolset}")
+
+
+def toolset_result(toolset: str) -> str:
+    """Return address of a toolset that has its own work done elsewhere."""
+    return check_topic(f"tool.result.{toolset}")
+
+
+def script_invoke(runtime: str) -> str:
+    """Untrusted code for the script service."""
+    return check_topic(f"script.invoke.{runtime}")
