@@ -17,6 +17,7 @@ __all__ = [
     "AgentTask",
     "ErrorInfo",
     "StatusKind",
+    "StepExpired",
     "StepStalled",
     "TaskOutcome",
     "TimerDue",
@@ -98,6 +99,14 @@ class StepStalled(Event):
     message_id: str
     queue: str
     reason: str
+
+
+class StepExpired(Event):
+    """A command was not begun because its deadline had passed; the answer to any command that has a return address."""
+
+    type_name: ClassVar[str] = "rockbot.agent.step-expired"
+
+    message_id: str
 
 
 class TimerDue(Event):

@@ -1,0 +1,90 @@
+"""The agent's link: hands every event of a conversation to the turn machine.
+
+It keeps nothing between two messages. Which conversation an event belongs to is in the task, or in the return token that
+a worker copied back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, final
+
+from rockbot.context import Context
+from rockbot.errors import PermanentFailure
+from rockbot.events import (
+    AgentTask,
+    Event,
+    LlmResponse,
+    StepExpired,
+    StepStalled,
+    TimerDue,
+    ToolResult,
+    ToolSpec,
+)
+from rockbot.handler import CallNext
+from rockbot.machines.engine import Engine
+from rockbot.machines.turn import TurnMachine, token_parts
+from rockbot.machines.turn_state import AgentSnapshot
+from rockbot.settings import AgentSettings, Settings
+from rockbot.state.keys import conversation_key
+from rockbot.state.ports import StateStore
+
+__all__ = ["SUBSCRIPTION_PREFIX", "AgentHandler"]
+
+#: Work subscriptions of agents begin with this word.
+SUBSCRIPTION_PREFIX: Final = "agent."
+
+
+@final
+class AgentHandler:
+    """Takes the events of agents' own subscriptions; passes on what comes by others."""
+
+    def __init__(self, settings: Settings, state: StateStore, tools: Callable[[], tuple[ToolSpec, ...]]) -> None:
+        self._settings = settings
+        self._state = state
+        self._tools = tools
+
+    @property
+    def handles(self) -> tuple[type[Event], ...]:
+        return (AgentTask, LlmResponse, ToolResult, StepStalled, StepExpired, TimerDue)
+
+    async def handle(self, event: Event, context: Context, call_next: CallNext) -> None:
+        if not context.subscription.startswith(SUBSCRIPTION_PREFIX):
+            await call_next(event, context)
+            return
+        name = context.subscription.removeprefix(SUBSCRIPTION_PREFIX)
+        agent = self._settings.agents[name]
+        conversation_id = self._conversation_of(event, context)
+        machine = TurnMachine(conversation_id, self._snapshot(name, agent), default_timeout=agent.timeout_seconds)
+        stream = conversation_key(context.envelope.tenant, conversation_id)
+        await Engine(machine, self._state).step(stream, event, context)
+
+    def _conversation_of(self, event: Event, context: Context) -> str:
+        envelope = context.envelope
+        if isinstance(event, AgentTask):
+            self._check_reply_to(envelope.reply_to)
+            return envelope.conversation_id or event.conversation_id or envelope.message_id
+        if envelope.return_address is None:
+            raise PermanentFailure(f"a {event.type_name} without a return address belongs to no turn")
+        try:
+            return token_parts(envelope.return_address.token)[0]
+        except ValueError:
+            raise PermanentFailure(f"the return token of this {event.type_name} is not one of ours") from None
+
+    def _check_reply_to(self, reply_to: str | None) -> None:
+        prefix = f"{self._settings.namespace}."
+        if reply_to and reply_to.startswith(prefix) and not reply_to.startswith((f"{prefix}reply.", f"{prefix}watch.")):
+            raise PermanentFailure(f"reply-to {reply_to!r} names a queue of this host; use a reply queue of your own")
+
+    def _snapshot(self, name: str, agent: AgentSettings) -> AgentSnapshot:
+        tools = self._tools()
+        if agent.tools is not None:
+            tools = tuple(tool for tool in tools if tool.name in agent.tools)
+        return AgentSnapshot(
+            name=name,
+            model=self._settings.agent_model(agent),
+            instructions=agent.instructions,
+            tools=tools,
+            max_model_calls=agent.max_model_calls,
+            max_output_tokens=agent.max_output_tokens,
+        )

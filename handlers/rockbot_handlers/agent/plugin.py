@@ -1,0 +1,39 @@
+"""Contributes one link and one work subscription per configured agent."""
+
+from __future__ import annotations
+
+from rockbot import topics
+from rockbot.chain import Order
+from rockbot.plugins import Contribution, Link, Services
+from rockbot_handlers.agent.handler import SUBSCRIPTION_PREFIX, AgentHandler
+from rockbot_messaging.subscriptions import WorkSubscription
+
+__all__ = ["plugin"]
+
+
+def plugin(services: Services) -> Contribution:
+    """An agent's tasks, the answers to its commands and its timers come by one queue, ``agent.<name>``."""
+    settings = services.settings
+    subscriptions = []
+    addressed: list[WorkSubscription] = []
+    for name, agent in settings.agents.items():
+        patterns = [topics.task(name), topics.step(name), topics.timer_due(name)]
+        if name == settings.default_agent:
+            patterns.append("agent.task")
+        subscriptions.append(
+            WorkSubscription(
+                name=f"{SUBSCRIPTION_PREFIX}{name}",
+                patterns=tuple(patterns),
+                prefetch=settings.host.prefetch,
+                concurrency=settings.host.concurrency,
+            )
+        )
+        backend = settings.agent_model(agent).partition("/")[0]
+        addressed.extend(
+            WorkSubscription(name=f"llm.{backend}.{lane}", patterns=(topics.llm_request(backend, lane),))
+            for lane in topics.LANES
+        )
+    handler = AgentHandler(settings, services.state, services.tools)
+    return Contribution(
+        links=(Link(Order.WORK, "agent", handler),), subscriptions=tuple(subscriptions), addressed=tuple(addressed)
+    )

@@ -1,0 +1,179 @@
+"""The composition root: the only place that knows how everything fits together.
+
+Everything here is built synchronously and connects nowhere; the host opens what was built. (Asynchronous resources of
+dependency-injector make every dependent a future at run time, whatever its type says; so there are none.)
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any, final
+
+from dependency_injector import containers, providers
+
+from rockbot.chain import Chain
+from rockbot.dispatcher import Dispatcher
+from rockbot.errors import ConfigError
+from rockbot.events import HOST_EVENTS, EventRegistry, ToolSpec
+from rockbot.host import Host
+from rockbot.machines.recovery import OutboxRecovery, TimerSweeper
+from rockbot.outgoing import Outgoing
+from rockbot.plugins import Contribution, Plugin, Services, load_plugins
+from rockbot.settings import Settings
+from rockbot.state.ledger import StateLedger
+from rockbot.state.ports import StateStore
+from rockbot_messaging.clock import Clock, IdSource, RandomIds, SystemClock
+from rockbot_messaging.ports import MessageBus
+from rockbot_messaging.subscriptions import WorkSubscription
+
+__all__ = ["HostContainer", "Toolbox", "compose", "known_work", "process_owner"]
+
+
+def process_owner(ids: IdSource) -> str:
+    """A name for this process in claims and leases: readable, and never used again."""
+    return f"{socket.gethostname()}:{os.getpid()}:{ids.new_id()[:8]}"
+
+
+@final
+class Toolbox:
+    """Every tool that the plug-ins of a host contribute; filled once all of them were built."""
+
+    def __init__(self) -> None:
+        self.tools: tuple[ToolSpec, ...] = ()
+
+    def __call__(self) -> tuple[ToolSpec, ...]:
+        return self.tools
+
+
+@final
+class Contributions:
+    """What the plug-ins of a host contributed, put together."""
+
+    def __init__(self, parts: Sequence[Contribution], toolbox: Toolbox, settings: Settings) -> None:
+        toolbox.tools = tuple(tool for part in parts for tool in part.tools)
+        self.links = [(link.order, link.name, link.handler) for part in parts for link in part.links]
+        self.events = [*HOST_EVENTS, *(event for part in parts for event in part.events)]
+        self.subscriptions = [item for part in parts for item in part.subscriptions]
+        self.addressed = [item for part in parts for item in part.addressed]
+        self.closers = [part.close for part in parts if part.close is not None]
+        self._check(toolbox.tools, settings)
+
+    def _check(self, tools: tuple[ToolSpec, ...], settings: Settings) -> None:
+        names = [tool.name for tool in tools]
+        if double := {name for name in names if names.count(name) > 1}:
+            raise ConfigError(f"two handlers offer a tool of the same name: {', '.join(sorted(double))}")
+        subscriptions = [item.name for item in self.subscriptions]
+        if double := {name for name in subscriptions if subscriptions.count(name) > 1}:
+            raise ConfigError(f"two handlers consume the same subscription: {', '.join(sorted(double))}")
+        for agent, its in settings.agents.items():
+            if its.tools is not None and (unknown := set(its.tools) - set(names)):
+                raise ConfigError(
+                    f"setting 'agents.{agent}.tools' names {', '.join(sorted(unknown))}, which no handler offers"
+                    f" (offered: {', '.join(sorted(names)) or 'none'})"
+                )
+
+
+def _registry(contributions: Contributions) -> EventRegistry:
+    return EventRegistry(contributions.events)
+
+
+def _chain(contributions: Contributions, registry: EventRegistry) -> Chain:
+    return Chain(contributions.links, registry)
+
+
+def _outgoing(bus: MessageBus, clock: Clock, settings: Settings) -> Outgoing:
+    return Outgoing(bus.publisher, clock=clock, source=settings.source)
+
+
+def _dispatcher(
+    registry: EventRegistry, chain: Chain, outgoing: Outgoing, clock: Clock, settings: Settings
+) -> Dispatcher:
+    return Dispatcher(registry=registry, chain=chain, outgoing=outgoing, clock=clock, source=settings.source)
+
+
+def _recovery(store: StateStore, outgoing: Outgoing, owner: str, settings: Settings) -> OutboxRecovery:
+    return OutboxRecovery(store, outgoing, owner=owner, idle=settings.host.recovery_seconds)
+
+
+def _host(
+    settings: Settings,
+    bus: MessageBus,
+    store: StateStore,
+    dispatcher: Dispatcher,
+    contributions: Contributions,
+    recovery: OutboxRecovery,
+    sweeper: TimerSweeper,
+) -> Host:
+    return Host(
+        settings=settings.host,
+        bus=bus,
+        store=store,
+        dispatcher=dispatcher,
+        subscriptions=contributions.subscriptions,
+        addressed=contributions.addressed,
+        recovery=recovery,
+        sweeper=sweeper,
+        closers=contributions.closers,
+    )
+
+
+class HostContainer(containers.DeclarativeContainer):
+    """Registrations of one host. Override any of them in tests: ``container.clock.override(...)``."""
+
+    settings = providers.Dependency(instance_of=Settings)
+    bus: providers.Dependency[Any] = providers.Dependency()
+    store: providers.Dependency[Any] = providers.Dependency()
+
+    clock: providers.Singleton[Any] = providers.Singleton(SystemClock)
+    ids: providers.Singleton[Any] = providers.Singleton(RandomIds)
+    owner = providers.Singleton(process_owner, ids)
+    ledger = providers.Singleton(StateLedger, store)
+    toolbox = providers.Singleton(Toolbox)
+    services = providers.Singleton(
+        Services, settings=settings, state=store, ledger=ledger, clock=clock, ids=ids, owner=owner, tools=toolbox
+    )
+    #: One provider per plug-in, in the order of the setting `handlers`; filled by `compose`.
+    parts = providers.List()
+    contributions = providers.Singleton(Contributions, parts, toolbox, settings)
+    registry = providers.Singleton(_registry, contributions)
+    chain = providers.Singleton(_chain, contributions, registry)
+    outgoing = providers.Singleton(_outgoing, bus, clock, settings)
+    dispatcher = providers.Singleton(_dispatcher, registry, chain, outgoing, clock, settings)
+    recovery = providers.Singleton(_recovery, store, outgoing, owner, settings)
+    sweeper = providers.Singleton(TimerSweeper, store, outgoing, owner=owner)
+    host = providers.Singleton(_host, settings, bus, store, dispatcher, contributions, recovery, sweeper)
+
+
+def compose(
+    settings: Settings,
+    *,
+    bus: MessageBus,
+    store: StateStore,
+    clock: Clock | None = None,
+    ids: IdSource | None = None,
+    plugins: Sequence[tuple[str, Plugin]] | None = None,
+) -> HostContainer:
+    """Wire a host; nothing is opened. `plugins` None loads those that the setting `handlers` names.
+
+    Raises:
+        ConfigError: a handler or tool is unknown, or two collide. MissingExtra: a handler's package is not installed.
+    """
+    container = HostContainer(settings=settings, bus=bus, store=store)
+    if clock is not None:
+        container.clock.override(providers.Object(clock))
+    if ids is not None:
+        container.ids.override(providers.Object(ids))
+    loaded = load_plugins(settings.handlers) if plugins is None else plugins
+    container.parts.add_args(*(providers.Singleton(plugin, container.services) for _, plugin in loaded))
+    container.check_dependencies()
+    container.contributions()
+    return container
+
+
+def known_work(container: HostContainer) -> list[WorkSubscription]:
+    """Every work subscription that this composition consumes or addresses, each once."""
+    contributions = container.contributions()
+    work = [item for item in contributions.subscriptions if isinstance(item, WorkSubscription)]
+    return list({item.name: item for item in [*contributions.addressed, *work]}.values())

@@ -1,0 +1,111 @@
+"""Health: what an orchestrator asks on a port of its own.
+
+A broker that is away makes a host not ready, never dead: restarting it would not bring the broker back. It is dead only
+when it is connected and yet a subscription has had no consumer for a minute; a blocked loop does not answer at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Final, final
+
+from rockbot_messaging.ports import MessageBus
+
+__all__ = ["Health", "HealthServer"]
+
+#: Seconds without a consumer on an open connection after which the process is better restarted.
+IDLE_LIMIT: Final = 60.0
+
+
+@final
+class Health:
+    """The facts, and the two answers drawn from them."""
+
+    def __init__(self, bus: MessageBus) -> None:
+        self._bus = bus
+        self.started = False
+        self.draining = False
+
+    def alive(self) -> tuple[bool, dict[str, object]]:
+        """Whether the process should be left running, and the details."""
+        health = self._bus.health()
+        stuck = {name: seconds for name, seconds in health.idle_seconds.items() if seconds > IDLE_LIMIT}
+        return not (health.connected and stuck), self._details()
+
+    def ready(self) -> tuple[bool, dict[str, object]]:
+        """Whether it consumes everything it should, and the details."""
+        health = self._bus.health()
+        return self.started and not self.draining and health.connected and not health.idle_seconds, self._details()
+
+    def _details(self) -> dict[str, object]:
+        health = self._bus.health()
+        return {
+            "started": self.started,
+            "draining": self.draining,
+            "connected": health.connected,
+            "broker": health.detail,
+            "idle_seconds": health.idle_seconds,
+        }
+
+
+@final
+class HealthServer:
+    """``/livez``, ``/readyz`` and ``/startupz`` over plain HTTP/1.1, without a web framework in the host's image.
+
+    Port 0 switches it off.
+    """
+
+    def __init__(self, health: Health, *, host: str, port: int) -> None:
+        self._health = health
+        self._host = host
+        self._port = port
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            OSError: the port is taken; the text names it.
+        """
+        if self._port:
+            self._server = await asyncio.start_server(self._serve, self._host, self._port, limit=8192)
+
+    async def close(self) -> None:
+        """Stop listening; idempotent."""
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+            self._server = None
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(5):
+                head = await reader.readuntil(b"\r\n\r\n")
+            writer.write(self._answer(head.split(b" ", 2)))
+            await writer.drain()
+        except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
+            pass  # a probe that does not finish its request gets no answer
+        finally:
+            writer.close()
+
+    def _answer(self, request: list[bytes]) -> bytes:
+        path = request[1].split(b"?")[0] if len(request) == 3 else b""
+        if request[0] not in (b"GET", b"HEAD"):
+            return _response("405 Method Not Allowed", {"error": "only GET"})
+        match path:
+            case b"/livez":
+                good, details = self._health.alive()
+            case b"/readyz":
+                good, details = self._health.ready()
+            case b"/startupz":
+                good, details = self._health.started, {"started": self._health.started}
+            case _:
+                return _response("404 Not Found", {"error": "use /livez, /readyz or /startupz"})
+        return _response("200 OK" if good else "503 Service Unavailable", details)
+
+
+def _response(status: str, details: dict[str, object]) -> bytes:
+    body = json.dumps(details).encode()
+    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    return head.encode() + body

@@ -1,0 +1,124 @@
+"""The host: opens what it was given, consumes, drains, closes. It knows no handler and no provider by name."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, final
+
+from rockbot.dispatcher import Dispatcher
+from rockbot.health import Health, HealthServer
+from rockbot.machines.recovery import OutboxRecovery, TimerSweeper, repeat
+from rockbot.settings import HostSettings
+from rockbot.state.ports import StateStore
+from rockbot_messaging.ports import Consumption, MessageBus
+from rockbot_messaging.subscriptions import Subscription, WorkSubscription
+
+__all__ = ["Host"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks at the timers.
+_TIMER_POLL = 0.5
+
+
+@final
+class Host:
+    """One process's share of the work.
+
+    `start` returns when every subscription consumes; `drain` stops consuming, lets what is in hand finish within the
+    drain time and hands the rest back; `close` disconnects. The bus and the store belong to the caller's composition: the
+    host opens and closes them.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: HostSettings,
+        bus: MessageBus,
+        store: StateStore,
+        dispatcher: Dispatcher,
+        subscriptions: Sequence[Subscription],
+        addressed: Sequence[WorkSubscription],
+        recovery: OutboxRecovery,
+        sweeper: TimerSweeper,
+        closers: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
+    ) -> None:
+        self._settings = settings
+        self._bus = bus
+        self._store = store
+        self._dispatcher = dispatcher
+        self.subscriptions = tuple(subscriptions)
+        self._addressed = tuple(addressed)
+        self._recovery = recovery
+        self._sweeper = sweeper
+        self._closers = tuple(closers)
+        self._consumptions: list[Consumption] = []
+        self._loops: list[asyncio.Task[None]] = []
+        self._stop = asyncio.Event()
+        self.health = Health(bus)
+        self._server = HealthServer(self.health, host=settings.health_host, port=settings.health_port)
+
+    async def start(self) -> None:
+        """Open, declare, consume.
+
+        Raises:
+            StateUnavailable, BrokerUnreachable, TopologyMismatch: nothing runs; what was opened is closed again.
+        """
+        try:
+            await self._server.start()
+            await self._store.open()
+            await self._bus.open()
+            work = [item for item in self.subscriptions if isinstance(item, WorkSubscription)]
+            names = {item.name for item in work}
+            await self._bus.declare([*work, *(item for item in self._addressed if item.name not in names)])
+            for subscription in self.subscriptions:
+                handler = self._dispatcher.handler(subscription)
+                self._consumptions.append(await self._bus.subscriber.subscribe(subscription, handler))
+        except BaseException:
+            await self.close()
+            raise
+        for name, act, every in (
+            ("outbox recovery", self._recovery.run_once, self._settings.recovery_seconds),
+            ("timer sweep", self._sweeper.run_once, _TIMER_POLL),
+        ):
+            self._loops.append(asyncio.create_task(repeat(name, act, every=every, stop=self._stop), name=name))
+        self.health.started = True
+        logger.info("host consumes", extra={"subscriptions": sorted(item.name for item in self.subscriptions)})
+
+    async def drain(self) -> int:
+        """Stop consuming and finish what is in hand; returns how many deliveries were handed back."""
+        self.health.draining = True
+        self._stop.set()
+        timeout = self._settings.drain_seconds
+        handed_back = await asyncio.gather(*(item.stop(timeout=timeout) for item in self._consumptions))
+        self._consumptions.clear()
+        if self._loops:
+            await asyncio.wait(self._loops, timeout=5)
+            for loop in self._loops:
+                loop.cancel()
+            await asyncio.gather(*self._loops, return_exceptions=True)
+            self._loops.clear()
+        return sum(handed_back)
+
+    async def close(self) -> None:
+        """Drain if that was not done, and disconnect; idempotent."""
+        if self._consumptions or self._loops:
+            await self.drain()
+        for closer in self._closers:
+            await closer()
+        await self._bus.close()
+        await self._store.close()
+        await self._server.close()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Start, run until `stop` is set, drain, close. Raises what `start` raises."""
+        await self.start()
+        try:
+            await stop.wait()
+        finally:
+            handed_back = await self.drain()
+            if handed_back:
+                logger.info("deliveries were handed back at the end of the drain time", extra={"count": handed_back})
+            await self.close()

@@ -1,0 +1,77 @@
+"""Log records as one line each: readable on a terminal, JSON for collectors. Values that look like secrets are masked."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from datetime import UTC, datetime
+from typing import Final, Literal, TextIO, final
+
+__all__ = ["JsonFormatter", "LineFormatter", "configure"]
+
+_STANDARD: Final = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {
+    "message",
+    "asctime",
+    "taskName",
+}
+
+#: Credentials in URLs, bearer tokens, API keys.
+_SECRETS: Final = re.compile(r"(?<=://)[^/@\s]+:[^@\s]+(?=@)|(?<=[Bb]earer )\S+|\bsk-[A-Za-z0-9_-]{8,}")
+
+
+def redact(text: str) -> str:
+    """`text` with everything that looks like a credential masked."""
+    return _SECRETS.sub("***", text)
+
+
+def _extras(record: logging.LogRecord) -> dict[str, object]:
+    return {
+        name: value
+        for name, value in record.__dict__.items()
+        if name not in _STANDARD and value is not None and value != ""
+    }
+
+
+@final
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_extras(record),
+        }
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return redact(json.dumps(entry, default=str, ensure_ascii=False))
+
+
+@final
+class LineFormatter(logging.Formatter):
+    """``12:00:00 INFO message key=value ...``"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+        extras = " ".join(f"{name}={value}" for name, value in _extras(record).items())
+        line = f"{at} {record.levelname:<7} {record.getMessage()} {extras}".rstrip()
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return redact(line)
+
+
+def configure(level: str, form: Literal["auto", "console", "json"], stream: TextIO | None = None) -> None:
+    """Send all logs of this process to `stream` (standard error) in one form; `auto` is console on a terminal."""
+    out = stream or sys.stderr
+    console = form == "console" or (form == "auto" and out.isatty())
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(LineFormatter() if console else JsonFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for noisy in ("aio_pika", "aiormq", "httpx2", "httpcore2", "asyncio", "uvicorn", "anthropic"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))

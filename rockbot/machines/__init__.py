@@ -1,0 +1,1 @@
+"""Journaled machines: the pure shape, the engine that runs them, recovery and timers."""

@@ -1,0 +1,451 @@
+"""The turn: one task from request to answer, as a pure machine over a conversation.
+
+    task -> model call -> tool calls -> model call -> ... -> answer
+
+Every arrow is one message; this module decides which messages follow from which, and nothing else. One task runs at a
+time in a conversation, later ones wait their turn. Exactly one terminal event leaves for every task.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Final, final
+
+from rockbot import topics
+from rockbot.events.content import TextPart, ToolResultPart
+from rockbot.events.models import LlmRequest, LlmResponse
+from rockbot.events.tasks import (
+    AgentResponse,
+    AgentStatus,
+    AgentTask,
+    ErrorInfo,
+    StatusKind,
+    StepExpired,
+    StepStalled,
+    TaskOutcome,
+    TimerDue,
+)
+from rockbot.events.tools import ToolInvoke, ToolResult
+from rockbot.machines.machine import Command, Decision, IndexWrite, Input, TimerRequest
+from rockbot.machines.turn_state import (
+    RECORDS,
+    AgentSnapshot,
+    AnswerIgnored,
+    AwaitingModel,
+    AwaitingTools,
+    Conversation,
+    ModelCalled,
+    ModelReplied,
+    PendingTool,
+    StepFailed,
+    Task,
+    TaskAccepted,
+    ToolReturned,
+    ToolsCalled,
+    Turn,
+    TurnEnded,
+    TurnRecord,
+    TurnStarted,
+    evolve,
+)
+from rockbot.state.keys import task_key
+from rockbot_messaging.envelope import ReturnAddress
+from rockbot_messaging.identity import derive_id
+
+__all__ = ["STALL_LIMIT", "TurnMachine", "return_token", "token_parts"]
+
+#: Seconds that a stalled turn waits for somebody to send its dead letter on.
+STALL_LIMIT: Final = 7 * 86_400
+
+
+def return_token(conversation_id: str, call: str) -> str:
+    """The token that leads an answer back to its conversation and call."""
+    return json.dumps([conversation_id, call], separators=(",", ":"))
+
+
+def token_parts(token: str) -> tuple[str, str]:
+    """Conversation and call of a token.
+
+    Raises:
+        ValueError: it was not made by `return_token`.
+    """
+    parts = json.loads(token)
+    if not (isinstance(parts, list) and len(parts) == 2 and all(isinstance(part, str) and part for part in parts)):
+        raise ValueError("not a return token of a turn")
+    return parts[0], parts[1]
+
+
+@final
+class TurnMachine:
+    """Decides for one conversation. `agent` is the agent that a new task goes to, `conversation_id` the stream's."""
+
+    def __init__(self, conversation_id: str, agent: AgentSnapshot, *, default_timeout: float) -> None:
+        self._conversation_id = conversation_id
+        self._agent = agent
+        self._default_timeout = default_timeout
+
+    def initial(self) -> Conversation:
+        return Conversation()
+
+    def evolve(self, state: Conversation, record: TurnRecord) -> Conversation:
+        return evolve(state, record)
+
+    def dump_record(self, record: TurnRecord) -> bytes:
+        return RECORDS.dump_json(record, exclude_none=True)
+
+    def load_record(self, data: bytes) -> TurnRecord:
+        return RECORDS.validate_json(data)
+
+    def dump_state(self, state: Conversation) -> bytes:
+        return state.model_dump_json(exclude_none=True).encode()
+
+    def load_state(self, data: bytes) -> Conversation:
+        return Conversation.model_validate_json(data)
+
+    def decide(self, state: Conversation, given: Input) -> Decision[TurnRecord]:
+        step = _Step(self._conversation_id, state, given)
+        match given.event:
+            case AgentTask() as task:
+                self._accept(step, task)
+            case LlmResponse() as response:
+                step.model_replied(response)
+            case ToolResult() as result:
+                step.tool_returned(result)
+            case StepStalled() as stalled:
+                step.stalled(stalled)
+            case StepExpired():
+                step.expired()
+            case TimerDue() as timer:
+                step.timer(timer)
+            case other:
+                step.ignore(other.type_name)
+        return step.decision()
+
+    def _accept(self, step: _Step, event: AgentTask) -> None:
+        given = step.given
+        envelope = given.envelope
+        timeout_ms = round((event.timeout_seconds or self._default_timeout) * 1000)
+        deadline_ms = envelope.deadline_ms if envelope.deadline_ms is not None else given.now_ms + timeout_ms
+        step.accept(
+            Task(
+                id=envelope.message_id,
+                agent=self._agent,
+                parts=event.parts,
+                correlation_id=envelope.correlation_id,
+                reply_to=envelope.reply_to,
+                deadline_ms=deadline_ms,
+                allowed_ms=max(0, deadline_ms - given.now_ms),
+            )
+        )
+
+
+@final
+class _Step:
+    """One decision in the making: each record is folded in at once, so that what follows sees its effect."""
+
+    def __init__(self, conversation_id: str, state: Conversation, given: Input) -> None:
+        self.given = given
+        self._conversation_id = conversation_id
+        self._state = state
+        self._records: list[TurnRecord] = []
+        self._commands: list[Command] = []
+        self._signals: list[Command] = []
+        self._answered: list[str] = []
+        self._timers: list[TimerRequest] = []
+        self._canceled: list[str] = []
+        self._index: list[IndexWrite] = []
+
+    def decision(self) -> Decision[TurnRecord]:
+        return Decision(
+            records=tuple(self._records),
+            commands=tuple(self._commands),
+            signals=tuple(self._signals),
+            answered=tuple(self._answered),
+            timers=tuple(self._timers),
+            canceled_timers=tuple(self._canceled),
+            index=tuple(self._index),
+        )
+
+    # -- inputs -------------------------------------------------------------------------------------------------------
+
+    def accept(self, task: Task) -> None:
+        self._record(TaskAccepted(task=task))
+        self._write_index(task, "accepted")
+        if task.deadline_ms <= self.given.now_ms:
+            self._end(task, "expired", error=ErrorInfo(code="expired", message="the deadline had passed on arrival"))
+            return
+        self._timers.append(self._deadline_timer(task, task.deadline_ms))
+        if self._state.turn is not None:
+            self._signal(task, "queued", "waiting for the task before it in this conversation")
+            return
+        self._signal(task, "accepted", "")
+        self._start_next()
+
+    def model_replied(self, response: LlmResponse) -> None:
+        turn, call = self._awaited()
+        if turn is None or not isinstance(turn.phase, AwaitingModel) or turn.phase.id != call:
+            self.ignore(response.type_name)
+            return
+        self._answer(call)
+        self._record(
+            ModelReplied(id=call, message=response.message, stop_reason=response.stop_reason, usage=response.usage)
+        )
+        self._resume(turn)
+        task = turn.task
+        calls = response.message.tool_calls
+        text = response.message.text
+        if calls and turn.model_calls >= task.agent.max_model_calls:
+            limit = task.agent.max_model_calls
+            error = ErrorInfo(code="limit", message=f"the limit of {limit} model calls for one task is reached")
+            self._end(task, "failed", output=text, error=error)
+        elif calls:
+            if text:
+                self._signal(task, "model_reply", text)
+            self._call_tools(turn, response)
+        elif response.stop_reason == "refusal":
+            error = ErrorInfo(code="refused", message="the model refused to answer")
+            self._end(task, "failed", output=text, error=error)
+        elif response.stop_reason == "context_window":
+            error = ErrorInfo(
+                code="context_window", message="the conversation no longer fits the model's context window"
+            )
+            self._end(task, "failed", output=text, error=error)
+        else:
+            self._end(task, "completed", output=text)
+
+    def tool_returned(self, result: ToolResult) -> None:
+        turn, call = self._awaited()
+        pending = self._pending(turn, call)
+        if turn is None or pending is None:
+            self.ignore(result.type_name)
+            return
+        self._answer(call)
+        self._record(
+            ToolReturned(
+                id=call,
+                result=ToolResultPart(call_id=pending.call_id, parts=result.parts, is_error=result.is_error),
+            )
+        )
+        self._resume(turn)
+        text = "\n".join(part.text for part in result.parts if isinstance(part, TextPart))
+        self._signal(turn.task, "tool_result", text, tool=pending.tool)
+        self._continue_when_complete()
+
+    def stalled(self, event: StepStalled) -> None:
+        turn, call = self._awaited()
+        waits = turn is not None and (
+            (isinstance(turn.phase, AwaitingModel) and turn.phase.id == call) or self._pending(turn, call) is not None
+        )
+        if turn is None or not waits:
+            self.ignore(event.type_name)
+            return
+        self._record(StepFailed(message_id=event.message_id, queue=event.queue, reason=event.reason))
+        # The clock stands while a person has to act; a long limit takes its place.
+        self._timers.append(self._deadline_timer(turn.task, self.given.now_ms + STALL_LIMIT * 1000))
+        self._write_index(turn.task, "stalled")
+        self._signal(turn.task, "stalled", f"a step failed and waits in {event.queue}.dlq: {event.reason}")
+
+    def expired(self) -> None:
+        turn, _ = self._awaited()
+        if turn is None:
+            self.ignore(StepExpired.type_name)
+            return
+        self._end(
+            turn.task, "expired", error=ErrorInfo(code="expired", message="the deadline passed before a step began")
+        )
+
+    def timer(self, event: TimerDue) -> None:
+        task_id = event.timer_id.removesuffix(":deadline")
+        turn = self._state.turn
+        tasks = [*([turn.task] if turn else []), *self._state.waiting]
+        task = next((task for task in tasks if task.id == task_id), None)
+        if task is None:
+            self.ignore(event.type_name)
+            return
+        if turn is not None and turn.task.id == task_id and turn.stalled:
+            days = STALL_LIMIT // 86_400
+            error = ErrorInfo(
+                code="stalled", message=f"a failed step was not sent on within {days} days: {turn.stalled[-1]}"
+            )
+            self._end(task, "failed", error=error)
+            return
+        seconds = task.allowed_ms / 1000
+        self._end(task, "expired", error=ErrorInfo(code="expired", message=f"not finished within {seconds:g} s"))
+
+    def ignore(self, type_name: str) -> None:
+        self._record(AnswerIgnored(type=type_name, id=self.given.envelope.message_id))
+
+    # -- what follows -------------------------------------------------------------------------------------------------
+
+    def _start_next(self) -> None:
+        task = self._state.waiting[0]
+        name = f"model:{task.id}:1"
+        self._record(TurnStarted(model_call=derive_id(self.given.envelope.message_id, name)))
+        self._call_model(task, name)
+
+    def _call_model(self, task: Task, name: str) -> None:
+        agent = task.agent
+        request = LlmRequest(
+            model=agent.model,
+            system=agent.instructions,
+            messages=self._state.messages,
+            tools=agent.tools,
+            max_output_tokens=agent.max_output_tokens,
+        )
+        backend = agent.model.partition("/")[0]
+        self._command(task, name, request, topics.llm_request(backend, "interactive"), task.deadline_ms)
+        self._signal(task, "model_call", agent.model)
+
+    def _call_tools(self, turn: Turn, response: LlmResponse) -> None:
+        task = turn.task
+        known = {tool.name: tool for tool in task.agent.tools}
+        calls: list[PendingTool] = []
+        for number, asked in enumerate(response.message.tool_calls):
+            name = f"tool:{task.id}:{turn.model_calls}:{number}"
+            call_id = derive_id(self.given.envelope.message_id, name)
+            tool = known.get(asked.tool)
+            if tool is None:
+                offered = ", ".join(sorted(known)) or "none"
+                text = f"there is no tool {asked.tool!r}; the tools are: {offered}"
+                result = ToolResultPart(call_id=asked.call_id, parts=(TextPart(text=text),), is_error=True)
+                calls.append(PendingTool(id=call_id, call_id=asked.call_id, tool=asked.tool, result=result))
+                continue
+            calls.append(PendingTool(id=call_id, call_id=asked.call_id, tool=asked.tool))
+            invoke = ToolInvoke(tool=asked.tool, arguments=asked.arguments, call_id=asked.call_id)
+            self._command(task, name, invoke, topics.tool_invoke(tool.toolset), task.deadline_ms)
+            self._signal(task, "tool_call", json.dumps(asked.arguments, ensure_ascii=False), tool=asked.tool)
+        self._record(ToolsCalled(calls=tuple(calls)))
+        self._continue_when_complete()
+
+    def _continue_when_complete(self) -> None:
+        turn = self._state.turn
+        if turn is None or not isinstance(turn.phase, AwaitingTools) or not turn.phase.complete:
+            return
+        name = f"model:{turn.task.id}:{turn.model_calls + 1}"
+        self._record(ModelCalled(id=derive_id(self.given.envelope.message_id, name)))
+        self._call_model(self._current_task(), name)
+
+    def _end(self, task: Task, status: TaskOutcome, *, output: str = "", error: ErrorInfo | None = None) -> None:
+        turn = self._state.turn
+        mine = turn if turn is not None and turn.task.id == task.id else None
+        self._record(TurnEnded(task_id=task.id, status=status, output=output, error=error))
+        response = AgentResponse(
+            task_id=task.id,
+            conversation_id=self._conversation_id,
+            agent=task.agent.name,
+            status=status,
+            output=output,
+            parts=(TextPart(text=output),) if output else (),
+            error=error,
+            model_calls=mine.model_calls if mine else 0,
+            tool_calls=mine.tool_calls if mine else 0,
+            usage=mine.usage if mine else AgentResponse.model_fields["usage"].default,
+        )
+        self._commands.append(
+            Command(
+                name=f"end:{task.id}",
+                event=response,
+                topic=topics.response(task.agent.name),
+                address=task.reply_to or "",
+                correlation_id=task.correlation_id or task.id,
+                conversation_id=self._conversation_id,
+                root_task_id=task.id,
+            )
+        )
+        if mine is not None:
+            self._answered.extend(_open_calls(mine))
+        self._canceled.append(f"{task.id}:deadline")
+        self._write_index(task, status)
+        self._signal(task, "ended", status)
+        if mine is not None and self._state.waiting:
+            self._start_next()
+
+    def _resume(self, turn: Turn) -> None:
+        """An answer came: a turn that stood still runs again, with the time it was given at first."""
+        if turn.stalled:
+            self._timers.append(self._deadline_timer(turn.task, self.given.now_ms + turn.task.allowed_ms))
+            self._write_index(turn.task, "accepted")
+
+    # -- pieces -------------------------------------------------------------------------------------------------------
+
+    def _record(self, record: TurnRecord) -> None:
+        self._records.append(record)
+        self._state = evolve(self._state, record)
+
+    def _answer(self, call: str) -> None:
+        self._answered.append(call)
+
+    def _current_task(self) -> Task:
+        assert self._state.turn is not None
+        return self._state.turn.task
+
+    def _awaited(self) -> tuple[Turn | None, str]:
+        """The turn under way, and the call that the input answers."""
+        address = self.given.envelope.return_address
+        call = token_parts(address.token)[1] if address else ""
+        return self._state.turn, call
+
+    def _pending(self, turn: Turn | None, call: str) -> PendingTool | None:
+        if turn is None or not isinstance(turn.phase, AwaitingTools):
+            return None
+        return next((item for item in turn.phase.calls if item.id == call and item.result is None), None)
+
+    def _command(self, task: Task, name: str, event: LlmRequest | ToolInvoke, topic: str, deadline_ms: int) -> None:
+        call = derive_id(self.given.envelope.message_id, name)
+        self._commands.append(
+            Command(
+                name=name,
+                event=event,
+                topic=topic,
+                return_address=ReturnAddress(topics.step(task.agent.name), return_token(self._conversation_id, call)),
+                deadline_ms=deadline_ms,
+                correlation_id=task.correlation_id or task.id,
+                conversation_id=self._conversation_id,
+                root_task_id=task.id,
+                awaits_answer=True,
+            )
+        )
+
+    def _signal(self, task: Task, kind: StatusKind, text: str, *, tool: str = "") -> None:
+        turn = self._state.turn
+        status = AgentStatus(
+            task_id=task.id,
+            conversation_id=self._conversation_id,
+            agent=task.agent.name,
+            kind=kind,
+            text=text[:2000],
+            tool=tool,
+            step=turn.model_calls if turn else 0,
+        )
+        self._signals.append(
+            Command(
+                name=f"status:{len(self._signals)}",
+                event=status,
+                topic=topics.status(task.agent.name),
+                correlation_id=task.correlation_id or task.id,
+                conversation_id=self._conversation_id,
+                root_task_id=task.id,
+            )
+        )
+
+    def _deadline_timer(self, task: Task, due_ms: int) -> TimerRequest:
+        timer_id = f"{task.id}:deadline"
+        return TimerRequest(
+            id=timer_id,
+            due_ms=due_ms,
+            event=TimerDue(timer_id=timer_id, purpose="deadline"),
+            topic=topics.timer_due(task.agent.name),
+            return_address=ReturnAddress(
+                topics.timer_due(task.agent.name), return_token(self._conversation_id, timer_id)
+            ),
+        )
+
+    def _write_index(self, task: Task, status: str) -> None:
+        row = {"conversation_id": self._conversation_id, "agent": task.agent.name, "status": status}
+        self._index.append(IndexWrite(task_key(self.given.envelope.tenant, task.id), json.dumps(row).encode()))
+
+
+def _open_calls(turn: Turn) -> list[str]:
+    if isinstance(turn.phase, AwaitingModel):
+        return [turn.phase.id]
+    return [call.id for call in turn.phase.calls if call.result is None]

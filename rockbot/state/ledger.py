@@ -1,0 +1,141 @@
+"""The result ledger on top of any state store, by compare-and-set.
+
+One value per call: a line of JSON that says how far it got, a newline, the result as it is. Entries vanish when nobody
+has written to them for the retention time; until then a call that is delivered again is answered, not made.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Final, Literal, final
+
+from rockbot.state.keys import Key, call_key
+from rockbot.state.ports import StateError, StateStore, VersionConflict
+from rockbot_messaging.ledger import Begun, Busy, Finished, Refused, Start
+
+__all__ = ["StateLedger"]
+
+_WEEK_SECONDS: Final = 7 * 24 * 3600.0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """`open` is a call that nobody claims at present although it was begun before with an unknown end."""
+
+    state: Literal["open", "claimed", "refused", "finished"]
+    starts: int = 0
+    owner: str = ""
+    until_ms: int = 0
+    reason: str = ""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Found:
+    call: _Call
+    result: bytes
+    version: int
+
+
+_NOTHING: Final = _Found(_Call("open"), b"", 0)
+
+
+@final
+class StateLedger:
+    """A `ResultLedger` in `store`, as durable as that is; claims expire by the store's clock.
+
+    `retention_seconds` is how long an entry is kept after it was last written: longer than any copy of a message can be
+    under way.
+    """
+
+    def __init__(self, store: StateStore, *, retention_seconds: float = _WEEK_SECONDS) -> None:
+        self._store = store
+        self._retention = retention_seconds
+
+    async def begin(self, call_id: str, *, tenant: str, owner: str, claim_seconds: float) -> Start:
+        """Claim a call. `starts` also counts earlier claims of the same owner, but none that were released.
+
+        Raises:
+            StateUnavailable: the store cannot say or write.
+        """
+        key = call_key(tenant, call_id)
+        while True:
+            found = await self._find(key)
+            call = found.call
+            if call.state == "finished":
+                return Finished(found.result)
+            if call.state == "refused":
+                return Refused(call.reason)
+            now_ms = await self._store.now_ms()
+            if call.state == "claimed" and call.owner != owner and call.until_ms > now_ms:
+                return Busy((call.until_ms - now_ms) / 1000)
+            until_ms = now_ms + round(claim_seconds * 1000)
+            claimed = _Call("claimed", starts=call.starts + 1, owner=owner, until_ms=until_ms)
+            if await self._write(key, claimed, found.version, seconds=max(self._retention, claim_seconds)):
+                return Begun(claimed.starts)
+
+    async def finish(self, call_id: str, *, tenant: str, result: bytes) -> bytes:
+        """Write the result down, also of a call that was refused meanwhile: it was made, and that is what counts."""
+        key = call_key(tenant, call_id)
+        while True:
+            found = await self._find(key)
+            if found.call.state == "finished":
+                return found.result
+            finished = replace(found.call, state="finished", owner="", until_ms=0)
+            if await self._write(key, finished, found.version, result=result):
+                return result
+
+    async def release(self, call_id: str, *, tenant: str, owner: str) -> None:
+        """Give `owner`'s claim back, as if it had never been begun; does nothing when somebody else has it."""
+        key = call_key(tenant, call_id)
+        while True:
+            found = await self._find(key)
+            call = found.call
+            if call.state != "claimed" or call.owner != owner:
+                return
+            if call.starts > 1:
+                if await self._write(key, _Call("open", starts=call.starts - 1), found.version):
+                    return
+                continue
+            try:
+                await self._store.delete(key, expect=found.version)
+            except VersionConflict:
+                continue
+            return
+
+    async def refuse(self, call_id: str, *, tenant: str, reason: str) -> None:
+        """Leave a tombstone, also under a claim; the first reason stays."""
+        key = call_key(tenant, call_id)
+        while True:
+            found = await self._find(key)
+            if found.call.state in ("finished", "refused"):
+                return
+            if await self._write(key, _Call("refused", starts=found.call.starts, reason=reason), found.version):
+                return
+
+    async def _find(self, key: Key) -> _Found:
+        entry = await self._store.get(key)
+        if entry is None:
+            return _NOTHING
+        head, _, result = entry.value.partition(b"\n")
+        try:
+            fields = json.loads(head)
+            known = {name: fields[name] for name in _Call.__slots__ if name in fields}
+            return _Found(_Call(**known), result, entry.version)
+        except (ValueError, TypeError) as exc:
+            raise StateError(
+                f"the ledger entry {key} cannot be read: {exc}; delete it to let the call be made"
+            ) from exc
+
+    async def _write(
+        self, key: Key, call: _Call, version: int, *, result: bytes = b"", seconds: float | None = None
+    ) -> bool:
+        fields = {name: value for name, value in asdict(call).items() if value}
+        value = json.dumps(fields, separators=(",", ":")).encode() + b"\n" + result
+        try:
+            await self._store.put(key, value, expect=version, ttl=seconds or self._retention)
+        except VersionConflict:
+            return False
+        return True

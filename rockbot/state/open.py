@@ -1,0 +1,36 @@
+"""From the address of a store to the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rockbot.state.memory import MemoryStateStore
+from rockbot.state.ports import StateError, StateStore
+from rockbot.state.sqlite import SqliteStateStore
+from rockbot_messaging.clock import Clock
+
+__all__ = ["open_store"]
+
+_SUPPORTED = "sqlite:///relative/path, sqlite:////absolute/path or memory://"
+
+
+def open_store(url: str, clock: Clock) -> StateStore:
+    """The store at an address, not opened yet. Paths are taken as they are, nothing in them is decoded.
+
+    Raises:
+        StateError: the address is not one this release supports. The text never repeats more of it than its scheme,
+            because addresses of servers carry passwords.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        raise StateError(f"a state address begins with a scheme; this release supports {_SUPPORTED}")
+    if scheme == "memory":
+        if rest:
+            raise StateError("memory:// takes nothing behind it: that state lives in the process and ends with it")
+        return MemoryStateStore(clock)
+    if scheme == "sqlite":
+        path = rest[1:]
+        if not rest.startswith("/") or path in ("", "/", ":memory:") or "\0" in path:
+            raise StateError(f"sqlite:// needs the path of a file; write {_SUPPORTED}")
+        return SqliteStateStore(Path(path), clock)
+    raise StateError(f"state in {scheme!r} is not supported by this release; use {_SUPPORTED}")

@@ -1,0 +1,102 @@
+"""The arithmetic that every store shares, so that no two of them disagree by a rounding or a boundary."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rockbot.state.keys import Key
+from rockbot.state.ports import ANY, Append, StateUnavailable, VersionConflict, _Any
+
+__all__ = [
+    "REMEMBER_MS",
+    "check_amount",
+    "check_limit",
+    "check_step",
+    "check_version",
+    "exceeds",
+    "instant",
+    "is_over",
+    "longest_wait_ms",
+    "not_open",
+    "prefix_end",
+    "stream_conflict",
+]
+
+#: How long the id of a settled or expired reservation is remembered, so that settling it again or late is understood.
+REMEMBER_MS: Final = 7 * 24 * 3600 * 1000
+#: Longest wait between two sendings of an outbox row, unless the caller's own `idle` is longer.
+_LONGEST_WAIT_MS: Final = 600_000
+
+
+def instant(now_ms: int, seconds: float) -> int:
+    """The instant `seconds` from now."""
+    return now_ms + round(seconds * 1000)
+
+
+def is_over(until_ms: int | None, now_ms: int) -> bool:
+    """Whether something that lasts until an instant (None: for ever) is over; at the instant itself it is."""
+    return until_ms is not None and until_ms <= now_ms
+
+
+def longest_wait_ms(idle_ms: int) -> int:
+    """The bound of an outbox row's doubling wait: ten minutes, or `idle` when that is longer."""
+    return max(_LONGEST_WAIT_MS, idle_ms)
+
+
+def exceeds(taken: float, amount: float, limit: float) -> bool:
+    """Whether `amount` more would exceed `limit`, forgiving what adding floats loses (a billionth of the limit)."""
+    return taken + amount > limit + abs(limit) * 1e-9
+
+
+def check_version(key: Key, expect: int | _Any, version: int) -> None:
+    """Compare a key's version (0: no value) with the expected one.
+
+    Raises:
+        VersionConflict: they differ.
+    """
+    if expect is not ANY and expect != version:
+        has = f"it has version {version}" if version else "it does not exist"
+        raise VersionConflict(f"{key} was expected at version {expect}, but {has}; read it again")
+
+
+def stream_conflict(step: Append, version: int, *, handled: bool) -> VersionConflict:
+    """The error of a step that somebody else was faster than."""
+    if handled:
+        return VersionConflict(f"{step.stream}: message {step.handled} was handled already; load the stream again")
+    return VersionConflict(
+        f"{step.stream} was expected at version {step.expected_version}, but it has {version}; load it again"
+    )
+
+
+def check_step(step: Append) -> None:
+    """Refuse what no store could give back.
+
+    Raises:
+        ValueError: a step without records or without the id of its message.
+    """
+    if not step.records:
+        raise ValueError(f"a step of {step.stream} has no records")
+    if not step.handled:
+        raise ValueError(f"a step of {step.stream} does not say which message it handled")
+
+
+def check_limit(limit: int) -> None:
+    """Raises ValueError: a page of no rows would never end a listing."""
+    if limit < 1:
+        raise ValueError(f"a limit of rows is at least 1, not {limit}")
+
+
+def check_amount(amount: float, what: str) -> None:
+    """Raises ValueError: amounts are not negative (and not NaN)."""
+    if not amount >= 0:
+        raise ValueError(f"{what} of a limited quantity cannot be {amount}")
+
+
+def prefix_end(prefix: str) -> str:
+    """The first text behind everything that begins with `prefix`, in code point order."""
+    return prefix[:-1] + chr(ord(prefix[-1]) + 1)
+
+
+def not_open(address: str) -> StateUnavailable:
+    """The error of a store that is used before `open` or after `close`."""
+    return StateUnavailable(f"the state store {address} is not open")
