@@ -1,0 +1,52 @@
+# Bare `make` lists what there is.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+LOCK := requirements/dev.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check fmt bench lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+$(STAMP): $(LOCK) pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+install: $(STAMP) ## install into .venv, everything pinned by hash
+	@$(BIN)/rockbot scripts --build-only
+
+run: install ## set up, start embedded, work through examples/tasks.jsonl, show the dead letter
+	@mkdir -p .rockbot && chmod 700 .rockbot
+	@$(BIN)/rockbot --socket .rockbot/run.sock --state "sqlite:///.rockbot/run.db" up --feed examples/tasks.jsonl --once
+
+test: install ## install the servers the tests need, run the whole suite
+	@bash tests/nodes/install.sh
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(STAMP) ## formatting, lint, types, architecture contracts
+	@$(BIN)/ruff format --check --quiet . || { echo "run: make fmt"; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+fmt: $(STAMP) ## format and fix what can be fixed
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --fix --quiet .
+
+bench: install ## measure against raw aio-pika and FastStream, as ratios in one run
+	@bash tests/nodes/install.sh
+	@$(BIN)/python -m tests.benchmarks $(BENCH_ARGS)
+
+lock: ## resolve the pinned requirements anew (needs uv)
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q \
+		--extra rabbitmq --extra anthropic --extra wasm --extra gateway --group dev --group bench -o requirements/dev.txt
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q \
+		--all-extras -o requirements/all.txt
+
+clean: ## remove what install and run made
+	rm -rf $(VENV) .rockbot .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,119 @@
+"""Run a call once: the result ledger around work that costs money or has effects.
+
+A claim is short and renewed while the work runs, so that a worker that was killed blocks its call for seconds only. What
+the work returned is written down before anybody hears of it, and the first result written is the one that counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final, final
+
+from rockbot.errors import RockBotError, TemporaryFailure
+from rockbot_messaging.ledger import Begun, Busy, Finished, Refused, ResultLedger
+
+__all__ = ["CLAIM_SECONDS", "CallRefused", "LedgeredCalls"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds a claim lasts unless it is renewed; a killed worker's call waits that long at most.
+CLAIM_SECONDS: Final = 10.0
+
+
+@final
+class CallRefused(RockBotError):
+    """The call must not be made any more; the text is the reason that was left for it."""
+
+
+@final
+class LedgeredCalls:
+    """Makes calls through a ledger for one process.
+
+    `owner` names the process. `harmless` are errors of the work after which it is certain that nothing was done: they
+    give the claim back. After any other error, and after a cancellation, the claim runs out by itself and the call's
+    next start is counted as one with an unknown past.
+    """
+
+    def __init__(
+        self,
+        ledger: ResultLedger,
+        *,
+        owner: str,
+        harmless: tuple[type[Exception], ...] = (),
+        claim_seconds: float = CLAIM_SECONDS,
+    ) -> None:
+        self._ledger = ledger
+        self._owner = owner
+        self._harmless = harmless
+        self._claim_seconds = claim_seconds
+        self._running: set[tuple[str, str]] = set()
+
+    async def run(self, call_id: str, *, tenant: str, work: Callable[[int], Awaitable[bytes]]) -> bytes:
+        """The result of the call: from the ledger when it is finished, else of `work(starts)`.
+
+        `starts` above 1 means that the call was begun before and nobody knows how that ended. The work is cancelled when
+        the call is refused meanwhile.
+
+        Raises:
+            TemporaryFailure: somebody is at it, this process included (a copy of its message arrived); not counted.
+            CallRefused: it must not be made.
+            Whatever the work raises. StateUnavailable: nothing was begun, or the result could not be written down.
+        """
+        if (tenant, call_id) in self._running:
+            # The ledger lets one owner claim again, so a second copy in this process is stopped here.
+            raise TemporaryFailure("this call is being made right now", after=self._claim_seconds, counted=False)
+        self._running.add((tenant, call_id))
+        try:
+            match await self._begin(call_id, tenant):
+                case Finished(result):
+                    return result
+                case Busy(seconds):
+                    raise TemporaryFailure("another worker is making this call", after=seconds, counted=False)
+                case Refused(reason):
+                    raise CallRefused(reason)
+                case Begun(starts):
+                    return await self._work(call_id, tenant, starts, work)
+        finally:
+            self._running.discard((tenant, call_id))
+
+    async def _begin(self, call_id: str, tenant: str) -> Begun | Busy | Finished | Refused:
+        return await self._ledger.begin(call_id, tenant=tenant, owner=self._owner, claim_seconds=self._claim_seconds)
+
+    async def _work(self, call_id: str, tenant: str, starts: int, work: Callable[[int], Awaitable[bytes]]) -> bytes:
+        task = asyncio.ensure_future(work(starts))
+        refused: list[str] = []
+        renewal = asyncio.create_task(self._renew(call_id, tenant, task, refused), name=f"renew claim {call_id}")
+        try:
+            result = await task
+        except asyncio.CancelledError:
+            here = asyncio.current_task()
+            if refused and here is not None and not here.cancelling():
+                raise CallRefused(refused[0]) from None
+            raise
+        except self._harmless:
+            await self._ledger.release(call_id, tenant=tenant, owner=self._owner)
+            raise
+        finally:
+            renewal.cancel()
+            await asyncio.wait({renewal})
+        return await self._ledger.finish(call_id, tenant=tenant, result=result)
+
+    async def _renew(self, call_id: str, tenant: str, task: asyncio.Future[bytes], refused: list[str]) -> None:
+        """Claim again and again until cancelled; cancels the work when the call was refused meanwhile."""
+        while True:
+            await asyncio.sleep(self._claim_seconds / 3)
+            try:
+                state = await self._begin(call_id, tenant)
+            except Exception as exc:
+                # The claim guards against double work only; the result is still written by compare-and-set.
+                logger.warning(
+                    "a claim could not be renewed",
+                    extra={"call_id": call_id, "error": f"{type(exc).__name__}: {exc}"},
+                )
+                continue
+            if isinstance(state, Refused):
+                refused.append(state.reason)
+                task.cancel()
+                return

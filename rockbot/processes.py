@@ -1,0 +1,188 @@
+"""The processes one can start: a host for a broker, a service alone, or everything in one.
+
+Each opens what it needs, runs until it is told to stop, drains and closes; signals are the caller's (`stop_on_signals`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self, final
+
+from rockbot.buses import is_embedded, make_bus
+from rockbot.container import HostContainer, compose, known_work, process_owner
+from rockbot.errors import ConfigError
+from rockbot.host import Host
+from rockbot.services import Service, ServiceSurroundings, load_service
+from rockbot.settings import Settings
+from rockbot.state.ledger import StateLedger
+from rockbot.state.open import open_store, sqlite_path
+from rockbot_messaging.clock import RandomIds, SystemClock
+from rockbot_messaging.ports import MessageBus
+
+__all__ = ["Embedded", "build_service", "compose_host", "run_host", "run_service", "stop_on_signals"]
+
+logger = logging.getLogger(__name__)
+
+#: Services that an embedded host runs beside itself.
+_EMBEDDED_SERVICES = ("scripts",)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[asyncio.Event]:
+    """An event that SIGTERM and SIGINT set; the second signal of a kind has its usual effect."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def arrived(number: int) -> None:
+        stop.set()
+        loop.remove_signal_handler(number)
+
+    for number in signals:
+        loop.add_signal_handler(number, arrived, number)
+    try:
+        yield stop
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+
+def compose_host(settings: Settings, *, bus: MessageBus | None = None) -> HostContainer:
+    """A host wired from settings alone; nothing is opened.
+
+    Raises:
+        ConfigError, MissingExtra: as `rockbot.container.compose`, `rockbot.buses.make_bus`.
+    """
+    clock, ids = SystemClock(), RandomIds()
+    store = open_store(settings.state_address, clock)
+    durable = sqlite_path(settings.state_address) if is_embedded(settings) else None
+    return compose(settings, bus=bus or make_bus(settings, clock=clock, ids=ids, durable=durable), store=store)
+
+
+async def run_host(settings: Settings, *, stop: asyncio.Event) -> None:
+    """A host for a broker, until `stop`.
+
+    Raises:
+        ConfigError: also for ``memory://``, which only this process could reach. BrokerUnreachable, StateUnavailable.
+    """
+    if is_embedded(settings):
+        raise ConfigError(
+            "a host alone needs a broker: set --broker amqp://... (ROCKBOT_BROKER_URL), or use `rockbot up` for an embedded one"
+        )
+    await compose_host(settings).host().run(stop)
+
+
+def build_service(name: str, settings: Settings, *, bus: MessageBus, ledger: StateLedger) -> Service:
+    """A service from its section of the settings.
+
+    Raises:
+        ConfigError: the section is wrong; the text names the key. MissingExtra.
+    """
+    ids = RandomIds()
+    surroundings = ServiceSurroundings(
+        bus=bus, ledger=ledger, clock=SystemClock(), owner=process_owner(ids), source=f"{settings.source}-{name}"
+    )
+    section = getattr(settings, name, {})
+    try:
+        return load_service(name)(section, surroundings)
+    except ValueError as exc:
+        raise ConfigError(f"the settings section [{name}] is wrong: {_first_line(exc)}") from None
+
+
+async def run_service(name: str, settings: Settings, *, stop: asyncio.Event) -> None:
+    """One service for a broker, until `stop`.
+
+    Raises:
+        ConfigError: also for ``memory://``. BrokerUnreachable, StateUnavailable; what the service's start raises.
+    """
+    if is_embedded(settings):
+        raise ConfigError(
+            f"service {name!r} alone needs a broker: set --broker amqp://...; `rockbot up` runs it embedded"
+        )
+    clock, ids = SystemClock(), RandomIds()
+    store = open_store(settings.state_address, clock)
+    bus = make_bus(settings, clock=clock, ids=ids)
+    service = build_service(name, settings, bus=bus, ledger=StateLedger(store))
+    started = False
+    try:
+        await store.open()
+        await service.prepare()
+        await bus.open()
+        await service.start()
+        started = True
+        logger.info("service consumes", extra={"service": name})
+        await stop.wait()
+    finally:
+        if started:
+            await service.stop(timeout=settings.host.drain_seconds)
+        await bus.close()
+        await store.close()
+
+
+@final
+class Embedded:
+    """Host, bus, state and services in this process; an async context manager.
+
+    Messages and state live in one SQLite file (unless the state is ``memory://``), so that what was accepted before a
+    crash goes on at the next start.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        if not is_embedded(settings):
+            raise ConfigError("`rockbot up` brings its own bus; for a broker use `rockbot run` and `rockbot scripts`")
+        self.settings = settings
+        clock, ids = SystemClock(), RandomIds()
+        self._store = open_store(settings.state_address, clock)
+        durable: Path | None = sqlite_path(settings.state_address)
+        self.bus = make_bus(settings, clock=clock, ids=ids, durable=durable)
+        self.container = compose(settings, bus=self.bus, store=self._store)
+        self.host: Host = self.container.host()
+        self.work = known_work(self.container)
+        ledger = self.container.ledger()
+        self.services = [
+            build_service(name, settings, bus=self.bus, ledger=ledger)
+            for name in _EMBEDDED_SERVICES
+            if name in settings.handlers
+        ]
+        self._started: list[Service] = []
+
+    async def __aenter__(self) -> Self:
+        try:
+            # Starting sandbox workers takes longest and needs nothing else.
+            async with asyncio.TaskGroup() as group:
+                for service in self.services:
+                    group.create_task(service.prepare())
+                group.create_task(self.host.start())
+            for service in self.services:
+                await service.start()
+                self._started.append(service)
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._close()
+
+    async def _close(self) -> None:
+        await self.host.drain()
+        for service in self._started:
+            await service.stop(timeout=self.settings.host.drain_seconds)
+        self._started.clear()
+        await self.host.close()
+
+
+def _first_line(exc: ValueError) -> str:
+    from pydantic import ValidationError
+
+    if isinstance(exc, ValidationError):
+        return "; ".join(
+            f"{'.'.join(map(str, error['loc']))}: {error['msg']}"
+            for error in exc.errors(include_url=False, include_input=False)
+        )
+    return str(exc)
