@@ -25,6 +25,7 @@ from rockbot.settings import Settings
 from rockbot.state.ledger import StateLedger
 from rockbot.state.ports import StateStore
 from rockbot_messaging.clock import Clock, IdSource, RandomIds, SystemClock
+from rockbot_messaging.ledger import ResultLedger
 from rockbot_messaging.ports import MessageBus
 from rockbot_messaging.subscriptions import WorkSubscription
 
@@ -129,7 +130,7 @@ class HostContainer(containers.DeclarativeContainer):
     clock: providers.Singleton[Any] = providers.Singleton(SystemClock)
     ids: providers.Singleton[Any] = providers.Singleton(RandomIds)
     owner = providers.Singleton(process_owner, ids)
-    ledger = providers.Singleton(StateLedger, store)
+    ledger: providers.Singleton[Any] = providers.Singleton(StateLedger, store)
     toolbox = providers.Singleton(Toolbox)
     services = providers.Singleton(
         Services, settings=settings, state=store, ledger=ledger, clock=clock, ids=ids, owner=owner, tools=toolbox
@@ -153,9 +154,10 @@ def compose(
     store: StateStore,
     clock: Clock | None = None,
     ids: IdSource | None = None,
+    ledger: ResultLedger | None = None,
     plugins: Sequence[tuple[str, Plugin]] | None = None,
 ) -> HostContainer:
-    """Wire a host; nothing is opened. `plugins` None loads those that the setting `handlers` names.
+    """Wire a host; nothing is opened. `ledger` None is one over `store`, `plugins` None those that `handlers` names.
 
     Raises:
         ConfigError: a handler or tool is unknown, or two collide. MissingExtra: a handler's package is not installed.
@@ -165,6 +167,8 @@ def compose(
         container.clock.override(providers.Object(clock))
     if ids is not None:
         container.ids.override(providers.Object(ids))
+    if ledger is not None:
+        container.ledger.override(providers.Object(ledger))
     loaded = load_plugins(settings.handlers) if plugins is None else plugins
     container.parts.add_args(*(providers.Singleton(plugin, container.services) for _, plugin in loaded))
     container.check_dependencies()

@@ -22,6 +22,7 @@ from rockbot.settings import Settings
 from rockbot.state.ledger import StateLedger
 from rockbot.state.open import open_store, sqlite_path
 from rockbot_messaging.clock import RandomIds, SystemClock
+from rockbot_messaging.ledger import ResultLedger
 from rockbot_messaging.ports import MessageBus
 
 __all__ = ["Embedded", "build_service", "compose_host", "run_host", "run_service", "stop_on_signals"]
@@ -77,7 +78,7 @@ async def run_host(settings: Settings, *, stop: asyncio.Event) -> None:
     await compose_host(settings).host().run(stop)
 
 
-def build_service(name: str, settings: Settings, *, bus: MessageBus, ledger: StateLedger) -> Service:
+def build_service(name: str, settings: Settings, *, bus: MessageBus, ledger: ResultLedger) -> Service:
     """A service from its section of the settings.
 
     Raises:

@@ -9,7 +9,7 @@ from rockbot.state.ports import StateError, StateStore
 from rockbot.state.sqlite import SqliteStateStore
 from rockbot_messaging.clock import Clock
 
-__all__ = ["open_store"]
+__all__ = ["open_store", "sqlite_path"]
 
 _SUPPORTED = "sqlite:///relative/path, sqlite:////absolute/path or memory://"
 
@@ -28,9 +28,21 @@ def open_store(url: str, clock: Clock) -> StateStore:
         if rest:
             raise StateError("memory:// takes nothing behind it: that state lives in the process and ends with it")
         return MemoryStateStore(clock)
-    if scheme == "sqlite":
-        path = rest[1:]
-        if not rest.startswith("/") or path in ("", "/", ":memory:") or "\0" in path:
-            raise StateError(f"sqlite:// needs the path of a file; write {_SUPPORTED}")
-        return SqliteStateStore(Path(path), clock)
+    if (path := sqlite_path(url)) is not None:
+        return SqliteStateStore(path, clock)
     raise StateError(f"state in {scheme!r} is not supported by this release; use {_SUPPORTED}")
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The file of a ``sqlite://`` address, None for any other scheme.
+
+    Raises:
+        StateError: the address names no file.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme != "sqlite":
+        return None
+    path = rest[1:]
+    if not rest.startswith("/") or path in ("", "/", ":memory:") or "\0" in path:
+        raise StateError(f"sqlite:// needs the path of a file; write {_SUPPORTED}")
+    return Path(path)
