@@ -102,7 +102,7 @@ class Context:
         return envelope
 
     def answer(self, event: Event, *, name: str = "answer") -> None:
-        """Send a command's result to its return address, token included.
+        """Send a command's result to its return address, token included. A result has no deadline: it is welcome late.
 
         Raises:
             PermanentFailure: the command carries no return address.
@@ -110,9 +110,8 @@ class Context:
         address = self.envelope.return_address
         if address is None:
             raise PermanentFailure(f"a {self.envelope.type or 'command'} without a return address cannot be answered")
-        self.emissions.append(
-            Emission(self.make(event, topic=address.topic, name=name, return_address=address), Door.COMMANDS)
-        )
+        envelope = self.make(event, topic=address.topic, name=name, return_address=address)
+        self.emissions.append(Emission(envelope.replace(deadline_ms=None)))
 
     def send_again(self, emission: Emission) -> None:
         """Have a message published that was made before (from an outbox)."""

@@ -18,6 +18,7 @@ from rockbot.failures import FAILURES, FailureRule, verdict_of
 from rockbot.outgoing import Outgoing
 from rockbot_messaging.clock import Clock
 from rockbot_messaging.envelope import SCHEMA_VERSION, MessageEnvelope
+from rockbot_messaging.errors import BodyTooLarge, InvalidTopic, Unroutable
 from rockbot_messaging.ports import MessageHandler
 from rockbot_messaging.retries import RetryPolicy
 from rockbot_messaging.settlement import Bury, decide
@@ -85,7 +86,7 @@ class Dispatcher:
                 return _ACK
         except Exception as exc:
             verdict = verdict_of(exc, self._rules)
-            self._log(envelope, verdict, exc)
+            self._log(envelope, verdict)
         return await self._tell_turn(envelope, verdict, subscription, policy)
 
     def _too_new(self, envelope: MessageEnvelope) -> Verdict:
@@ -100,8 +101,8 @@ class Dispatcher:
     ) -> Verdict:
         """A step that ends as a dead letter stalls its turn, and the turn is told before the letter is written."""
         address = envelope.return_address
-        if policy is None or address is None:
-            return verdict
+        if policy is None or address is None or envelope.type == StepStalled.type_name:
+            return verdict  # a notice that dies tells nobody: it would tell itself, for ever
         now_ms = self._clock.now_ms()
         outcome = decide(envelope, verdict, policy, queue=subscription, now_ms=now_ms)
         if not isinstance(outcome, Bury):
@@ -119,6 +120,12 @@ class Dispatcher:
         )
         try:
             await self._outgoing.send([Emission(notice)])
+        except (Unroutable, InvalidTopic, BodyTooLarge) as exc:
+            logger.warning(
+                "nobody could be told that a step failed",
+                extra={"message_id": envelope.message_id, "error": f"{type(exc).__name__}: {exc}"},
+            )
+            return verdict
         except Exception as exc:
             logger.warning(
                 "a turn could not be told that its step failed; the step is handed back",
@@ -127,7 +134,8 @@ class Dispatcher:
             return Retry(reason=f"its turn could not be told: {outcome.failure.reason}", counted=False)
         return verdict
 
-    def _log(self, envelope: MessageEnvelope, verdict: Verdict, exc: Exception) -> None:
+    def _log(self, envelope: MessageEnvelope, verdict: Verdict) -> None:
+        assert not isinstance(verdict, Ack)
         logger.log(
             logging.WARNING if isinstance(verdict, DeadLetter) else logging.INFO,
             "handling failed",
@@ -136,6 +144,6 @@ class Dispatcher:
                 "topic": envelope.topic,
                 "attempt": envelope.attempt,
                 "verdict": type(verdict).__name__,
-                "error": f"{type(exc).__name__}: {exc}",
+                "error": f"{verdict.error_type}: {verdict.reason}",
             },
         )

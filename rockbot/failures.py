@@ -7,16 +7,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
+from pydantic import ValidationError
+
 from rockbot.errors import ConfigError, PermanentFailure, TemporaryFailure, Unhandled
-from rockbot.events.registry import InvalidEvent, UnknownType
+from rockbot.events.registry import InvalidEvent, UnknownType, explain
 from rockbot.state.ports import StateUnavailable, VersionConflict
-from rockbot_messaging.errors import BodyTooLarge, BrokerUnreachable, InvalidTopic, NotConfirmed, Unroutable
+from rockbot_messaging.errors import BodyTooLarge, BrokerUnreachable, Closed, InvalidTopic, NotConfirmed, Unroutable
 from rockbot_messaging.verdicts import DeadLetter, Retry, Verdict
 
 __all__ = ["FAILURES", "FailureRule", "describe_failures", "verdict_of"]
 
 #: Characters of a traceback that travel with a message.
 TRACEBACK_LIMIT: Final = 16_000
+#: Characters of a reason.
+_REASON_LIMIT: Final = 2_000
 
 
 @final
@@ -35,11 +39,17 @@ class FailureRule:
 
 
 def _text(exc: Exception) -> str:
-    return " ".join(str(exc).split()) or type(exc).__name__
+    """One line that any header and any log may carry: no quoted bodies, nothing that UTF-8 cannot say."""
+    text = explain(exc) if isinstance(exc, ValidationError) else str(exc)
+    return _sayable(" ".join(text[: 2 * _REASON_LIMIT].split())[:_REASON_LIMIT] or type(exc).__name__)
+
+
+def _sayable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _trace(exc: Exception) -> str:
-    return "".join(traceback.format_exception(exc))[-TRACEBACK_LIMIT:]
+    return _sayable("".join(traceback.format_exception(exc))[-TRACEBACK_LIMIT:])
 
 
 def _dead(exc: Exception) -> Verdict:
@@ -68,7 +78,7 @@ FAILURES: Final[Sequence[FailureRule]] = (
     FailureRule((PermanentFailure, ConfigError), "dead letter at once", _dead),
     FailureRule((TemporaryFailure,), "retry after the time it names, else by policy", _temporary),
     FailureRule((VersionConflict, StateUnavailable), "handed back, costs no attempt", _hand_back),
-    FailureRule((BrokerUnreachable, NotConfirmed), "handed back, costs no attempt", _hand_back),
+    FailureRule((BrokerUnreachable, NotConfirmed, Closed), "handed back, costs no attempt", _hand_back),
     FailureRule((BodyTooLarge, InvalidTopic), "dead letter at once, with traceback", _dead_with_trace),
     FailureRule((Unroutable,), "retry by policy, then dead letter", _retry),
     FailureRule((TimeoutError, ConnectionError), "retry by policy, then dead letter", _retry),

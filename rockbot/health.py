@@ -91,8 +91,14 @@ class HealthServer:
 
     def _answer(self, request: list[bytes]) -> bytes:
         path = request[1].split(b"?")[0] if len(request) == 3 else b""
-        if request[0] not in (b"GET", b"HEAD"):
-            return _response("405 Method Not Allowed", {"error": "only GET"})
+        if request[0] == b"HEAD":
+            head, separator, _ = self._get(path).partition(b"\r\n\r\n")
+            return head + separator
+        if request[0] != b"GET":
+            return _response("405 Method Not Allowed", {"error": "only GET and HEAD"})
+        return self._get(path)
+
+    def _get(self, path: bytes) -> bytes:
         match path:
             case b"/livez":
                 good, details = self._health.alive()

@@ -11,7 +11,7 @@ from rockbot.dispatcher import Dispatcher
 from rockbot.health import Health, HealthServer
 from rockbot.machines.recovery import OutboxRecovery, TimerSweeper, repeat
 from rockbot.settings import HostSettings
-from rockbot.state.ports import StateStore
+from rockbot.state.ports import StateError, StateStore
 from rockbot_messaging.ports import Consumption, MessageBus
 from rockbot_messaging.subscriptions import Subscription, WorkSubscription
 
@@ -100,6 +100,12 @@ class Host:
                 loop.cancel()
             await asyncio.gather(*self._loops, return_exceptions=True)
             self._loops.clear()
+            try:
+                await self._sweeper.release()
+            except StateError as exc:
+                logger.info(
+                    "the lease of the timers was not given back", extra={"error": f"{type(exc).__name__}: {exc}"}
+                )
         return sum(handed_back)
 
     async def close(self) -> None:

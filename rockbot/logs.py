@@ -17,13 +17,31 @@ _STANDARD: Final = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dic
     "taskName",
 }
 
-#: Credentials in URLs, bearer tokens, API keys.
-_SECRETS: Final = re.compile(r"(?<=://)[^/@\s]+:[^@\s]+(?=@)|(?<=[Bb]earer )\S+|\bsk-[A-Za-z0-9_-]{8,}")
+#: Credentials in URLs (up to the last @: passwords may contain one), bearer tokens, API keys, values that are named so.
+_SECRETS: Final = re.compile(
+    r"(?<=://)[^/@\s]*:\S+(?=@)"
+    r"|(?i:(?<=bearer )[^\s\"',;]+)"
+    r"|\bsk-[A-Za-z0-9_-]{8,}"
+    r"|(?i:(?P<name>\b(?:x-)?(?:api[_-]?key|password|secret)[\"']?\s*[=:]\s*[\"']?))[^\s\"',;&]+"
+)
 
 
 def redact(text: str) -> str:
     """`text` with everything that looks like a credential masked."""
-    return _SECRETS.sub("***", text)
+    return _SECRETS.sub(lambda found: f"{found['name'] or ''}***", text)
+
+
+def _plain(value: object) -> object:
+    """`value` as JSON can say it, every text in it redacted. Done before it is written, so that the line stays JSON."""
+    match value:
+        case bool() | int() | float() | None:
+            return value
+        case dict():
+            return {redact(str(name)): _plain(item) for name, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(item) for item in value]
+        case _:
+            return redact(str(value))
 
 
 def _extras(record: logging.LogRecord) -> dict[str, object]:
@@ -48,20 +66,25 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
-        return redact(json.dumps(entry, default=str, ensure_ascii=False))
+        return _sayable(json.dumps(_plain(entry), ensure_ascii=False))
 
 
 @final
 class LineFormatter(logging.Formatter):
-    """``12:00:00 INFO message key=value ...``"""
+    """``12:00:00 INFO message key=value ...``; only a traceback makes more than one line of it."""
 
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         extras = " ".join(f"{name}={value}" for name, value in _extras(record).items())
         line = f"{at} {record.levelname:<7} {record.getMessage()} {extras}".rstrip()
+        line = line.replace("\r", "\\r").replace("\n", "\\n")
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
-        return redact(line)
+        return _sayable(redact(line))
+
+
+def _sayable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def configure(level: str, form: Literal["auto", "console", "json"], stream: TextIO | None = None) -> None:

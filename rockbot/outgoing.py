@@ -81,4 +81,5 @@ class Outgoing:
             source=self._source,
             timestamp_ms=self._clock.now_ms(),
             return_address=envelope.return_address,
+            deadline_ms=None,
         )

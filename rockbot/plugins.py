@@ -84,9 +84,13 @@ def load_plugins(names: tuple[str, ...]) -> list[tuple[str, Plugin]]:
         ConfigError: a name is unknown; the text lists the known ones.
         MissingExtra: a plug-in's package is not installed.
     """
-    from importlib.metadata import entry_points
+    from importlib.metadata import EntryPoint, entry_points
 
-    found = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=ENTRY_POINTS):
+        other = found.setdefault(point.name, point)
+        if point.name in names and other.value != point.value:
+            raise ConfigError(f"two installed packages offer a handler {point.name!r}: {other.value}, {point.value}")
     plugins: list[tuple[str, Plugin]] = []
     for name in names:
         if name not in found:
@@ -96,4 +100,6 @@ def load_plugins(names: tuple[str, ...]) -> list[tuple[str, Plugin]]:
             plugins.append((name, found[name].load()))
         except ModuleNotFoundError as exc:
             raise MissingExtra(f"handler {name!r} (module {exc.name} is not installed)", name) from exc
+        except (ImportError, AttributeError) as exc:
+            raise ConfigError(f"handler {name!r} cannot be loaded from {found[name].value}: {exc}") from exc
     return plugins

@@ -1,13 +1,15 @@
 """Settings: one file, the environment, secret files; checked before anything starts.
 
 Later sources go before earlier ones: defaults, `rockbot.toml` (or the file that ``ROCKBOT_CONFIG`` names), secret files
-(``ROCKBOT_SECRETS_DIR``, one file per key), the environment (``ROCKBOT_<KEY>``, nested keys joined by ``__``), command-line
-flags. Unknown keys are errors, because a misspelt limit is no limit.
+(``ROCKBOT_SECRETS_DIR``, one file per key, named like the variable with or without ``ROCKBOT_``), the environment
+(``ROCKBOT_<KEY>``, nested keys joined by ``__``), command-line flags. Unknown keys are errors, because a misspelt limit is
+no limit.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +19,6 @@ from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
     PydanticBaseSettingsSource,
-    SecretsSettingsSource,
     SettingsConfigDict,
 )
 
@@ -33,7 +34,7 @@ ANTHROPIC_MODEL = "anthropic/claude-sonnet-5-5"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class AgentSettings(_Section):
@@ -48,7 +49,7 @@ class AgentSettings(_Section):
     tools: tuple[str, ...] | None = None
     max_model_calls: int = Field(default=25, ge=1, le=1000)
     max_output_tokens: int = Field(default=4096, ge=1)
-    timeout_seconds: float = Field(default=3600, gt=0)
+    timeout_seconds: float = Field(default=3600, gt=0, le=30 * 86_400)
 
 
 class AnthropicSettings(_Section):
@@ -92,7 +93,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ROCKBOT_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
     broker_url: SecretStr = SecretStr("memory://")
-    state_url: str = ""
+    state_url: str = Field(default="", repr=False)  # addresses of servers carry passwords
     socket: Path | None = None
     namespace: str = "rockbot"
     model: str = ""
@@ -166,7 +167,20 @@ def _state_dir() -> Path:
 
 
 #: Variables that are ours but no settings.
-_NOT_SETTINGS = ("ROCKBOT_CONFIG", "ROCKBOT_SECRETS_DIR", "ROCKBOT_TEST_")
+_NOT_SETTINGS = ("ROCKBOT_CONFIG", "ROCKBOT_SECRETS_DIR")
+#: What Kubernetes puts into every container for a Service whose name begins with rockbot.
+_SERVICE_LINK = re.compile(
+    r"ROCKBOT_(?:[A-Z0-9]+_)*?(?:SERVICE_HOST|SERVICE_PORT\w*|PORT(?:_\d+_(?:TCP|UDP|SCTP)\w*)?)"
+)
+
+
+def _is_setting(variable: str) -> bool:
+    return (
+        variable.startswith("ROCKBOT_")
+        and variable not in _NOT_SETTINGS
+        and not variable.startswith("ROCKBOT_TEST_")
+        and ("__" in variable or not _SERVICE_LINK.fullmatch(variable))
+    )
 
 
 def load(flags: dict[str, Any] | None = None, *, config: Path | None = None) -> Settings:
@@ -185,7 +199,7 @@ def load(flags: dict[str, Any] | None = None, *, config: Path | None = None) -> 
     if secrets := os.environ.get("ROCKBOT_SECRETS_DIR"):
         if not Path(secrets).is_dir():
             raise ConfigError(f"ROCKBOT_SECRETS_DIR names {secrets!r}, which is no folder")
-        sources.append((f"secret files in {secrets}", SecretsSettingsSource(Settings, secrets_dir=secrets)()))
+        sources.append((f"secret files in {secrets}", _read_secrets(Path(secrets))))
     sources.append(("the environment", _read_environment()))
     sources.append(("command-line flags", {key: value for key, value in (flags or {}).items() if value is not None}))
 
@@ -210,9 +224,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _read_environment() -> dict[str, Any]:
-    for name in os.environ:
-        if not name.startswith("ROCKBOT_") or name.startswith(_NOT_SETTINGS):
-            continue
+    for name in filter(_is_setting, os.environ):
         key = name.removeprefix("ROCKBOT_").split("__")[0].lower()
         if key not in Settings.model_fields:
             raise ConfigError(f"the environment variable {name} sets no setting: there is no key {key!r}{_near(key)}")
@@ -220,6 +232,24 @@ def _read_environment() -> dict[str, Any]:
         return dict(EnvSettingsSource(Settings)())
     except Exception as exc:  # the library raises its own SettingsError for values that are not JSON
         raise ConfigError(f"an environment variable cannot be read: {exc}") from None
+
+
+def _read_secrets(folder: Path) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.is_file():
+            continue  # a mounted Kubernetes secret keeps its versions in hidden folders
+        *parents, last = path.name.lower().removeprefix("rockbot_").split("__")
+        at = values
+        for parent in parents:
+            at = at.setdefault(parent, {})
+            if not isinstance(at, dict):
+                raise ConfigError(f"the secret file {path} sets a key of {parent!r}, which another one sets whole")
+        try:
+            at[last] = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ConfigError(f"the secret file {path} cannot be read: {type(exc).__name__}") from None
+    return values
 
 
 def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:

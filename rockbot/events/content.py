@@ -60,7 +60,7 @@ class JsonPart(_Part):
     """Structured data."""
 
     kind: Literal["json"] = "json"
-    data: Any
+    data: Any = None  # null travels as an absent field
 
 
 ContentPart = Annotated[TextPart | ImagePart | FilePart | JsonPart, Field(discriminator="kind")]

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from rockbot.events.event import Event
 from rockbot_messaging.topics import TopicPattern
 
-__all__ = ["EventRegistry", "InvalidEvent", "UnknownType"]
+__all__ = ["EventRegistry", "InvalidEvent", "UnknownType", "explain"]
 
 
 class UnknownType(Exception):
@@ -72,13 +72,19 @@ class EventRegistry:
         try:
             return event.model_validate_json(body)
         except ValidationError as exc:
-            raise InvalidEvent(f"the body is no {event.type_name}: {_explain(exc)}") from exc
+            raise InvalidEvent(f"the body is no {event.type_name}: {explain(exc)}") from exc
 
 
-def _explain(exc: ValidationError) -> str:
+def explain(exc: ValidationError) -> str:
+    """What is wrong with which fields, without quoting any value; at most five of them."""
     problems = []
     for error in exc.errors(include_url=False, include_input=False)[:5]:
         where = ".".join(str(part) for part in error["loc"])
-        problems.append(f"{where}: {error['msg']}" if where else error["msg"])
+        message = error["msg"]
+        if error["type"] == "union_tag_invalid":  # the one text that quotes what it read
+            message = (
+                f"Input should have one of these as {error['ctx']['discriminator']}: {error['ctx']['expected_tags']}"
+            )
+        problems.append((f"{where}: {message}" if where else message)[:300])
     more = exc.error_count() - len(problems)
     return "; ".join(problems) + (f"; and {more} more" if more > 0 else "")

@@ -110,10 +110,11 @@ class StepExpired(Event):
 
 
 class TimerDue(Event):
-    """A durable timer fell due. Stale ones are ignored."""
+    """A durable timer fell due. Stale ones, those whose `due_ms` is not what the timer is set to now, are ignored."""
 
     type_name: ClassVar[str] = "rockbot.timer.due"
     topics: ClassVar[tuple[str, ...]] = ("timer.due.*",)
 
     timer_id: str
     purpose: str
+    due_ms: int

@@ -16,7 +16,7 @@ from rockbot.machines.engine import emission_of
 from rockbot.outgoing import Outgoing
 from rockbot.state.keys import key
 from rockbot.state.ports import StateError, StateStore
-from rockbot_messaging.errors import MessagingError
+from rockbot_messaging.errors import BodyTooLarge, InvalidTopic, MessagingError, Undecodable, Unroutable
 from rockbot_messaging.packing import unpack
 
 __all__ = ["OutboxRecovery", "TimerSweeper", "repeat"]
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 #: Rows read at once.
 _BATCH: Final = 100
+#: What is wrong with one message and says nothing of the next.
+_ITS_OWN: Final = (BodyTooLarge, InvalidTopic, Undecodable, Unroutable)
 
 
 @final
@@ -40,6 +42,9 @@ class OutboxRecovery:
     async def run_once(self) -> int:
         """Work through what is open now; returns how many commands were published.
 
+        A command that cannot be published for a reason of its own is logged and waits as if it had been sent; it holds up
+        no other.
+
         Raises:
             StateUnavailable, MessagingError: what was not published stays open.
         """
@@ -49,9 +54,17 @@ class OutboxRecovery:
                 owner=self._owner, idle=self._idle, claim=2 * self._idle, limit=_BATCH
             )
             for row in rows:
-                await self._outgoing.send([emission_of(row)])
+                try:
+                    await self._outgoing.send([emission_of(row)])
+                    published += 1
+                except _ITS_OWN as exc:
+                    logger.warning(
+                        "a command cannot be published",
+                        extra={"message_id": row.id, "error": f"{type(exc).__name__}: {exc}"},
+                    )
+                    if not row.awaits_answer:
+                        continue  # marking would forget it
                 await self._store.mark_sent([row.id])
-                published += 1
             if len(rows) < _BATCH:
                 break
         if published:
@@ -73,6 +86,9 @@ class TimerSweeper:
     async def run_once(self) -> int:
         """Publish what is due; returns how many timers fired, 0 also when another replica sweeps.
 
+        The message of a timer that nobody receives is in the unrouted queue, from where it can be sent on: that timer has
+        fired too. Other timers whose message cannot be published for a reason of its own are given up.
+
         Raises:
             StateUnavailable, MessagingError: timers that were not published stay due.
         """
@@ -83,20 +99,37 @@ class TimerSweeper:
         while True:
             timers = await self._store.due(before_ms=await self._store.now_ms(), limit=_BATCH)
             for timer in timers:
-                await self._outgoing.send([Emission(unpack(timer.payload))])
+                try:
+                    await self._outgoing.send([Emission(unpack(timer.payload))])
+                except _ITS_OWN as exc:
+                    logger.warning(
+                        "a timer fired for nobody",
+                        extra={"timer": timer.id, "error": f"{type(exc).__name__}: {exc}"},
+                    )
                 await self._store.drop_timers([timer])
                 fired += 1
             if len(timers) < _BATCH:
                 return fired
 
+    async def release(self) -> None:
+        """Let another replica sweep at once. Raises StateUnavailable: it will in a few seconds."""
+        lease = await self._store.acquire_lease(self._lease_name, owner=self._owner, ttl=self._lease_seconds)
+        if lease is not None:
+            await self._store.release_lease(lease)
+
 
 async def repeat(name: str, act: Callable[[], Awaitable[object]], *, every: float, stop: asyncio.Event) -> None:
-    """Await `act()` now and then every so many seconds until `stop`; its failures are logged and tried again."""
+    """Await `act()` now and then every so many seconds until `stop`; its failures are logged and tried again.
+
+    Unforeseen ones too, with their traceback: a host without timers would look healthy.
+    """
     while not stop.is_set():
         try:
             await act()
         except (StateError, MessagingError) as exc:
             logger.warning("%s failed and is tried again", name, extra={"error": f"{type(exc).__name__}: {exc}"})
+        except Exception:
+            logger.exception("%s failed unexpectedly and is tried again", name)
         try:
             async with asyncio.timeout(every):
                 await stop.wait()

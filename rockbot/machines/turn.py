@@ -45,17 +45,20 @@ from rockbot.machines.turn_state import (
     Turn,
     TurnEnded,
     TurnRecord,
+    TurnResumed,
     TurnStarted,
     evolve,
 )
-from rockbot.state.keys import task_key
+from rockbot.state.keys import key, task_key
 from rockbot_messaging.envelope import ReturnAddress
 from rockbot_messaging.identity import derive_id
 
-__all__ = ["STALL_LIMIT", "TurnMachine", "return_token", "token_parts"]
+__all__ = ["LONGEST_TASK", "STALL_LIMIT", "TurnMachine", "return_token", "token_parts"]
 
 #: Seconds that a stalled turn waits for somebody to send its dead letter on.
 STALL_LIMIT: Final = 7 * 86_400
+#: Seconds a task may take at most, whatever deadline it brings.
+LONGEST_TASK: Final = 30 * 86_400
 
 
 def return_token(conversation_id: str, call: str) -> str:
@@ -126,6 +129,7 @@ class TurnMachine:
         envelope = given.envelope
         timeout_ms = round((event.timeout_seconds or self._default_timeout) * 1000)
         deadline_ms = envelope.deadline_ms if envelope.deadline_ms is not None else given.now_ms + timeout_ms
+        deadline_ms = min(deadline_ms, given.now_ms + LONGEST_TASK * 1000)
         step.accept(
             Task(
                 id=envelope.message_id,
@@ -191,18 +195,11 @@ class _Step:
             ModelReplied(id=call, message=response.message, stop_reason=response.stop_reason, usage=response.usage)
         )
         self._resume(turn)
+        turn = self._current()
         task = turn.task
         calls = response.message.tool_calls
         text = response.message.text
-        if calls and turn.model_calls >= task.agent.max_model_calls:
-            limit = task.agent.max_model_calls
-            error = ErrorInfo(code="limit", message=f"the limit of {limit} model calls for one task is reached")
-            self._end(task, "failed", output=text, error=error)
-        elif calls:
-            if text:
-                self._signal(task, "model_reply", text)
-            self._call_tools(turn, response)
-        elif response.stop_reason == "refusal":
+        if response.stop_reason == "refusal":
             error = ErrorInfo(code="refused", message="the model refused to answer")
             self._end(task, "failed", output=text, error=error)
         elif response.stop_reason == "context_window":
@@ -210,6 +207,14 @@ class _Step:
                 code="context_window", message="the conversation no longer fits the model's context window"
             )
             self._end(task, "failed", output=text, error=error)
+        elif calls and turn.model_calls >= task.agent.max_model_calls:
+            limit = task.agent.max_model_calls
+            error = ErrorInfo(code="limit", message=f"the limit of {limit} model calls for one task is reached")
+            self._end(task, "failed", output=text, error=error)
+        elif calls:
+            if text:
+                self._signal(task, "model_reply", text)
+            self._call_tools(turn, response)
         else:
             self._end(task, "completed", output=text)
 
@@ -233,21 +238,25 @@ class _Step:
 
     def stalled(self, event: StepStalled) -> None:
         turn, call = self._awaited()
-        waits = turn is not None and (
-            (isinstance(turn.phase, AwaitingModel) and turn.phase.id == call) or self._pending(turn, call) is not None
-        )
-        if turn is None or not waits:
+        if turn is None or not turn.awaits(call):
             self.ignore(event.type_name)
             return
-        self._record(StepFailed(message_id=event.message_id, queue=event.queue, reason=event.reason))
+        # The letter keeps the command now: publishing it again would only bring more letters.
+        self._answer(call)
         # The clock stands while a person has to act; a long limit takes its place.
-        self._timers.append(self._deadline_timer(turn.task, self.given.now_ms + STALL_LIMIT * 1000))
+        limit_ms = self.given.now_ms + STALL_LIMIT * 1000
+        self._record(
+            StepFailed(
+                id=call, deadline_ms=limit_ms, message_id=event.message_id, queue=event.queue, reason=event.reason
+            )
+        )
+        self._timers.append(self._deadline_timer(turn.task, limit_ms))
         self._write_index(turn.task, "stalled")
         self._signal(turn.task, "stalled", f"a step failed and waits in {event.queue}.dlq: {event.reason}")
 
     def expired(self) -> None:
-        turn, _ = self._awaited()
-        if turn is None:
+        turn, call = self._awaited()
+        if turn is None or not turn.awaits(call):
             self.ignore(StepExpired.type_name)
             return
         self._end(
@@ -255,18 +264,20 @@ class _Step:
         )
 
     def timer(self, event: TimerDue) -> None:
-        task_id = event.timer_id.removesuffix(":deadline")
         turn = self._state.turn
-        tasks = [*([turn.task] if turn else []), *self._state.waiting]
-        task = next((task for task in tasks if task.id == task_id), None)
+        deadlines = [(task, task.deadline_ms) for task in self._state.waiting]
+        if turn is not None:
+            deadlines.append((turn.task, turn.deadline_ms))
+        due = (event.timer_id, event.due_ms)
+        # A timer that was moved after it was published carries an instant that is no deadline any more.
+        task = next((task for task, at_ms in deadlines if (self._timer_id(task), at_ms) == due), None)
         if task is None:
             self.ignore(event.type_name)
             return
-        if turn is not None and turn.task.id == task_id and turn.stalled:
+        if turn is not None and turn.task.id == task.id and turn.stalled:
             days = STALL_LIMIT // 86_400
-            error = ErrorInfo(
-                code="stalled", message=f"a failed step was not sent on within {days} days: {turn.stalled[-1]}"
-            )
+            reason = turn.stalled[-1].reason
+            error = ErrorInfo(code="stalled", message=f"a failed step was not sent on within {days} days: {reason}")
             self._end(task, "failed", error=error)
             return
         seconds = task.allowed_ms / 1000
@@ -293,7 +304,7 @@ class _Step:
             max_output_tokens=agent.max_output_tokens,
         )
         backend = agent.model.partition("/")[0]
-        self._command(task, name, request, topics.llm_request(backend, "interactive"), task.deadline_ms)
+        self._command(task, name, request, topics.llm_request(backend, "interactive"))
         self._signal(task, "model_call", agent.model)
 
     def _call_tools(self, turn: Turn, response: LlmResponse) -> None:
@@ -312,7 +323,7 @@ class _Step:
                 continue
             calls.append(PendingTool(id=call_id, call_id=asked.call_id, tool=asked.tool))
             invoke = ToolInvoke(tool=asked.tool, arguments=asked.arguments, call_id=asked.call_id)
-            self._command(task, name, invoke, topics.tool_invoke(tool.toolset), task.deadline_ms)
+            self._command(task, name, invoke, topics.tool_invoke(tool.toolset))
             self._signal(task, "tool_call", json.dumps(asked.arguments, ensure_ascii=False), tool=asked.tool)
         self._record(ToolsCalled(calls=tuple(calls)))
         self._continue_when_complete()
@@ -323,7 +334,7 @@ class _Step:
             return
         name = f"model:{turn.task.id}:{turn.model_calls + 1}"
         self._record(ModelCalled(id=derive_id(self.given.envelope.message_id, name)))
-        self._call_model(self._current_task(), name)
+        self._call_model(turn.task, name)
 
     def _end(self, task: Task, status: TaskOutcome, *, output: str = "", error: ErrorInfo | None = None) -> None:
         turn = self._state.turn
@@ -354,17 +365,25 @@ class _Step:
         )
         if mine is not None:
             self._answered.extend(_open_calls(mine))
-        self._canceled.append(f"{task.id}:deadline")
+        timer_id = self._timer_id(task)
+        self._timers = [timer for timer in self._timers if timer.id != timer_id]
+        self._canceled.append(timer_id)
         self._write_index(task, status)
         self._signal(task, "ended", status)
         if mine is not None and self._state.waiting:
             self._start_next()
 
-    def _resume(self, turn: Turn) -> None:
-        """An answer came: a turn that stood still runs again, with the time it was given at first."""
-        if turn.stalled:
-            self._timers.append(self._deadline_timer(turn.task, self.given.now_ms + turn.task.allowed_ms))
-            self._write_index(turn.task, "accepted")
+    def _resume(self, before: Turn) -> None:
+        """An answer came: a turn that stood still runs again, with the time it was given at first.
+
+        It stands still as long as one of its calls is stalled, whichever others are answered.
+        """
+        task = before.task
+        if before.stalled and not self._current().stalled:
+            deadline_ms = self.given.now_ms + task.allowed_ms
+            self._record(TurnResumed(deadline_ms=deadline_ms))
+            self._timers.append(self._deadline_timer(task, deadline_ms))
+            self._write_index(task, "accepted")
 
     # -- pieces -------------------------------------------------------------------------------------------------------
 
@@ -375,9 +394,9 @@ class _Step:
     def _answer(self, call: str) -> None:
         self._answered.append(call)
 
-    def _current_task(self) -> Task:
+    def _current(self) -> Turn:
         assert self._state.turn is not None
-        return self._state.turn.task
+        return self._state.turn
 
     def _awaited(self) -> tuple[Turn | None, str]:
         """The turn under way, and the call that the input answers."""
@@ -390,7 +409,7 @@ class _Step:
             return None
         return next((item for item in turn.phase.calls if item.id == call and item.result is None), None)
 
-    def _command(self, task: Task, name: str, event: LlmRequest | ToolInvoke, topic: str, deadline_ms: int) -> None:
+    def _command(self, task: Task, name: str, event: LlmRequest | ToolInvoke, topic: str) -> None:
         call = derive_id(self.given.envelope.message_id, name)
         self._commands.append(
             Command(
@@ -398,7 +417,7 @@ class _Step:
                 event=event,
                 topic=topic,
                 return_address=ReturnAddress(topics.step(task.agent.name), return_token(self._conversation_id, call)),
-                deadline_ms=deadline_ms,
+                deadline_ms=self._current().deadline_ms,
                 correlation_id=task.correlation_id or task.id,
                 conversation_id=self._conversation_id,
                 root_task_id=task.id,
@@ -415,7 +434,7 @@ class _Step:
             kind=kind,
             text=text[:2000],
             tool=tool,
-            step=turn.model_calls if turn else 0,
+            step=turn.model_calls if turn and turn.task.id == task.id else 0,
         )
         self._signals.append(
             Command(
@@ -428,12 +447,15 @@ class _Step:
             )
         )
 
+    def _timer_id(self, task: Task) -> str:
+        return key(self.given.envelope.tenant, "timer", task.id, "deadline")
+
     def _deadline_timer(self, task: Task, due_ms: int) -> TimerRequest:
-        timer_id = f"{task.id}:deadline"
+        timer_id = self._timer_id(task)
         return TimerRequest(
             id=timer_id,
             due_ms=due_ms,
-            event=TimerDue(timer_id=timer_id, purpose="deadline"),
+            event=TimerDue(timer_id=timer_id, purpose="deadline", due_ms=due_ms),
             topic=topics.timer_due(task.agent.name),
             return_address=ReturnAddress(
                 topics.timer_due(task.agent.name), return_token(self._conversation_id, timer_id)

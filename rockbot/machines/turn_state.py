@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from rockbot.events.content import ContentPart, Message, ToolResultPart
+from rockbot.events.content import ContentPart, Message, TextPart, ToolResultPart
 from rockbot.events.models import StopReason, Usage
 from rockbot.events.tasks import ErrorInfo, TaskOutcome
 from rockbot.events.tools import ToolSpec
@@ -24,6 +24,7 @@ __all__ = [
     "ModelCalled",
     "ModelReplied",
     "PendingTool",
+    "StalledCall",
     "StepFailed",
     "Task",
     "TaskAccepted",
@@ -32,6 +33,7 @@ __all__ = [
     "Turn",
     "TurnEnded",
     "TurnRecord",
+    "TurnResumed",
     "TurnStarted",
 ]
 
@@ -91,15 +93,33 @@ class AwaitingTools(_Frozen):
         return all(call.result is not None for call in self.calls)
 
 
+class StalledCall(_Frozen):
+    """A call under way whose message lies in a dead-letter queue, and why. `id` is the command's message id."""
+
+    id: str
+    reason: str
+
+
 class Turn(_Frozen):
-    """The turn under way. `stalled`: why steps of it lie in a dead-letter queue; meanwhile its clock stands."""
+    """The turn under way.
+
+    `deadline_ms` is the instant at which it ends unfinished. While calls are `stalled` its clock stands, and the instant
+    is the end of the patience with them.
+    """
 
     task: Task
     phase: Annotated[AwaitingModel | AwaitingTools, Field(discriminator="kind")]
+    deadline_ms: int
     model_calls: int = 0
     tool_calls: int = 0
     usage: Usage = Usage()
-    stalled: tuple[str, ...] = ()
+    stalled: tuple[StalledCall, ...] = ()
+
+    def awaits(self, call: str) -> bool:
+        """Whether the call with this id has not been answered yet."""
+        if isinstance(self.phase, AwaitingModel):
+            return self.phase.id == call
+        return any(item.id == call and item.result is None for item in self.phase.calls)
 
 
 class Conversation(_Frozen):
@@ -158,12 +178,21 @@ class ModelCalled(_Frozen):
 
 
 class StepFailed(_Frozen):
-    """A step of the turn lies in a dead-letter queue."""
+    """A step of the turn, the one for the call `id`, lies in a dead-letter queue; the turn waits until `deadline_ms`."""
 
     kind: Literal["step_failed"] = "step_failed"
+    id: str
+    deadline_ms: int
     message_id: str
     queue: str
     reason: str
+
+
+class TurnResumed(_Frozen):
+    """The last stalled call was answered: the clock runs again, until this deadline."""
+
+    kind: Literal["turn_resumed"] = "turn_resumed"
+    deadline_ms: int
 
 
 class AnswerIgnored(_Frozen):
@@ -192,6 +221,7 @@ TurnRecord = (
     | ToolReturned
     | ModelCalled
     | StepFailed
+    | TurnResumed
     | AnswerIgnored
     | TurnEnded
 )
@@ -208,22 +238,24 @@ def evolve(state: Conversation, record: TurnRecord) -> Conversation:
         case TurnStarted(model_call=call):
             task, rest = state.waiting[0], state.waiting[1:]
             messages = (*state.messages, Message(role="user", parts=task.parts))
-            started = Turn(task=task, phase=AwaitingModel(id=call), model_calls=1)
+            started = Turn(task=task, phase=AwaitingModel(id=call), deadline_ms=task.deadline_ms, model_calls=1)
             return state.model_copy(update={"messages": messages, "turn": started, "waiting": rest})
         case TurnEnded(task_id=task_id):
             waiting = tuple(task for task in state.waiting if task.id != task_id)
-            ours = turn is not None and turn.task.id == task_id
-            return state.model_copy(
-                update={"turn": None if ours else turn, "waiting": waiting, "ended": state.ended + 1}
-            )
+            changes = {"waiting": waiting, "ended": state.ended + 1}
+            if turn is not None and turn.task.id == task_id:
+                changes |= {"turn": None, "messages": _without_open_calls(state.messages, turn)}
+            return state.model_copy(update=changes)
         case AnswerIgnored():
             return state
     if turn is None:
         return state
     match record:
-        case ModelReplied(message=message, usage=usage):
-            changed = turn.model_copy(update={"usage": turn.usage + usage, "stalled": ()})
-            return state.model_copy(update={"messages": (*state.messages, message), "turn": changed})
+        case ModelReplied(id=call_id, message=message, usage=usage):
+            changed = turn.model_copy(update={"usage": turn.usage + usage, "stalled": _still_stalled(turn, call_id)})
+            # An empty reply is legal; an empty message in a request is not.
+            messages = (*state.messages, message) if message.parts else state.messages
+            return state.model_copy(update={"messages": messages, "turn": changed})
         case ToolsCalled(calls=calls):
             changed = turn.model_copy(
                 update={"phase": AwaitingTools(calls=calls), "tool_calls": turn.tool_calls + len(calls)}
@@ -233,13 +265,39 @@ def evolve(state: Conversation, record: TurnRecord) -> Conversation:
             calls = tuple(
                 call.model_copy(update={"result": result}) if call.id == call_id else call for call in turn.phase.calls
             )
-            changed = turn.model_copy(update={"phase": AwaitingTools(calls=calls), "stalled": ()})
+            changed = turn.model_copy(
+                update={"phase": AwaitingTools(calls=calls), "stalled": _still_stalled(turn, call_id)}
+            )
             return state.model_copy(update={"turn": changed})
         case ModelCalled(id=call_id) if isinstance(turn.phase, AwaitingTools):
             results = tuple(call.result for call in turn.phase.calls if call.result is not None)
             changed = turn.model_copy(update={"phase": AwaitingModel(id=call_id), "model_calls": turn.model_calls + 1})
             messages = (*state.messages, Message(role="user", parts=results))
             return state.model_copy(update={"messages": messages, "turn": changed})
-        case StepFailed(reason=reason):
-            return state.model_copy(update={"turn": turn.model_copy(update={"stalled": (*turn.stalled, reason)})})
+        case StepFailed(id=call_id, reason=reason, deadline_ms=deadline_ms):
+            stalled = (*_still_stalled(turn, call_id), StalledCall(id=call_id, reason=reason))
+            changed = turn.model_copy(update={"stalled": stalled, "deadline_ms": deadline_ms})
+            return state.model_copy(update={"turn": changed})
+        case TurnResumed(deadline_ms=deadline_ms):
+            return state.model_copy(update={"turn": turn.model_copy(update={"deadline_ms": deadline_ms})})
     return state
+
+
+def _still_stalled(turn: Turn, answered: str) -> tuple[StalledCall, ...]:
+    return tuple(call for call in turn.stalled if call.id != answered)
+
+
+def _without_open_calls(messages: tuple[Message, ...], turn: Turn) -> tuple[Message, ...]:
+    """The transcript of a turn that ends now. Providers refuse a transcript with a tool call that has no result."""
+    asked = messages[-1].tool_calls if messages else ()
+    if not asked:
+        return messages
+    came = [call.result for call in turn.phase.calls] if isinstance(turn.phase, AwaitingTools) else []
+    results = tuple(
+        (came[at] if at < len(came) else None)
+        or ToolResultPart(
+            call_id=call.call_id, parts=(TextPart(text="the task ended before this call"),), is_error=True
+        )
+        for at, call in enumerate(asked)
+    )
+    return (*messages, Message(role="user", parts=results))

@@ -45,7 +45,11 @@ class SqliteStateStore:
 
     async def open(self) -> None:
         await self._file.open()
-        await self._file.write(lambda at: sqlite_values.sweep(at, self._now()))
+        try:
+            await self._file.write(lambda at: sqlite_values.sweep(at, self._now()))
+        except BaseException:
+            await self._file.close()
+            raise
 
     async def close(self) -> None:
         await self._file.close()

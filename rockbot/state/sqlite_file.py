@@ -2,7 +2,8 @@
 
 Blocking calls never run on the event loop: work is handed over in batches, and a batch is one transaction with one sync
 of the disk. While a batch is being written the next one gathers, so a busy store pays for the disk once per batch and an
-idle one does not wait. A piece of work that fails is undone alone (savepoint); nothing is reported done before the commit.
+idle one does not wait. Work that fails is undone alone (savepoint); nothing is reported done before the commit. Work may
+run again from its start when the file was locked, so it does nothing but use its connection.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +31,10 @@ T = TypeVar("T")
 _LARGEST_BATCH: Final = 64
 #: While opening, waiting is done in small tries on the event loop.
 _OPEN_TRY_SECONDS: Final = 0.05
+#: How long to pause before asking again for a lock that another connection has. SQLite's own waiting grows to a tenth of
+#: a second per pause, and a busy neighbour then keeps this connection out for seconds.
+_SHORTEST_PAUSE: Final = 0.0002
+_LONGEST_PAUSE: Final = 0.002
 
 _ADVICE: Final = {
     "SQLITE_BUSY": "another process keeps it locked; end that process, or give it another file",
@@ -53,14 +59,14 @@ class _Job:
 
 @final
 class SqliteFile:
-    """A file that transactions can be run on.
+    """A file that transactions can be run on, from one event loop.
 
     `busy_seconds` is how long a transaction waits for another connection's write lock before `StateUnavailable`.
     """
 
     def __init__(self, path: Path, *, busy_seconds: float = 5.0) -> None:
         self._path = path
-        self._busy_ms = round(busy_seconds * 1000)
+        self._busy_seconds = busy_seconds
         self._open_tries = 1 + round(busy_seconds / (2 * _OPEN_TRY_SECONDS))
         self._executor: ThreadPoolExecutor | None = None
         self._connection: sqlite3.Connection | None = None
@@ -84,7 +90,7 @@ class SqliteFile:
                     break
                 except sqlite3.Error as exc:
                     # Switching a new file to WAL needs it for a moment alone, and SQLite does not wait for that itself.
-                    if not left or not _name(exc).startswith("SQLITE_BUSY"):
+                    if not left or not _is_busy(exc):
                         raise self._explain(exc) from exc
                 await asyncio.sleep(_OPEN_TRY_SECONDS)
         except BaseException:
@@ -169,9 +175,7 @@ class SqliteFile:
             raise StateUnavailable(
                 f"state file {self._path} cannot be opened for writing: {exc.strerror}; check the path and its permissions"
             ) from exc
-        connection = sqlite3.connect(
-            self._path, timeout=self._busy_ms / 1000, isolation_level=None, cached_statements=256
-        )
+        connection = sqlite3.connect(self._path, timeout=_OPEN_TRY_SECONDS, isolation_level=None, cached_statements=256)
         try:
             (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
             if mode != "wal":
@@ -185,7 +189,7 @@ class SqliteFile:
             connection.execute("PRAGMA checkpoint_fullfsync = ON")
             connection.execute("PRAGMA journal_size_limit = 67108864")
             migrate(connection, str(self._path))
-            connection.execute(f"PRAGMA busy_timeout = {self._busy_ms}")
+            connection.execute("PRAGMA busy_timeout = 0")  # from here on `_transact` waits
         except BaseException:
             connection.close()
             raise
@@ -195,15 +199,25 @@ class SqliteFile:
         connection = self._connection
         if connection is None:
             raise not_open(f"sqlite:///{self._path}")
-        try:
-            connection.execute("BEGIN IMMEDIATE" if any(job.write for job in batch) else "BEGIN")
-            outcomes = [self._attempt(connection, job) for job in batch]
-            connection.execute("COMMIT")
-        except sqlite3.Error as exc:
-            return [(None, self._explain(exc)) for _ in batch]
-        finally:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+        waited = 0.0
+        pause = _SHORTEST_PAUSE
+        while True:
+            try:
+                return self._try(connection, batch)
+            except sqlite3.Error as exc:
+                if not _is_busy(exc) or waited >= self._busy_seconds:
+                    return [(None, self._explain(exc)) for _ in batch]
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            time.sleep(pause)
+            waited += pause
+            pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+    def _try(self, connection: sqlite3.Connection, batch: list[_Job]) -> Sequence[tuple[Any, Exception | None]]:
+        connection.execute("BEGIN IMMEDIATE" if any(job.write for job in batch) else "BEGIN")
+        outcomes = [self._attempt(connection, job) for job in batch]
+        connection.execute("COMMIT")
         return outcomes
 
     def _attempt(self, connection: sqlite3.Connection, job: _Job) -> tuple[Any, Exception | None]:
@@ -212,7 +226,8 @@ class SqliteFile:
         try:
             result = job.work(connection)
         except Exception as exc:
-            if not connection.in_transaction:  # a full or failing disk undoes the whole transaction
+            # A full or failing disk undoes the whole transaction; a lock is waited for with all of it.
+            if not connection.in_transaction or _is_busy(exc):
                 raise
             if job.write:
                 connection.execute("ROLLBACK TO work")
@@ -226,6 +241,10 @@ class SqliteFile:
         name = _name(exc)
         advice = next((text for code, text in _ADVICE.items() if name.startswith(code)), "see the cause")
         return StateUnavailable(f"state file {self._path}: {advice} ({name}: {exc})")
+
+
+def _is_busy(exc: Exception) -> bool:
+    return isinstance(exc, sqlite3.Error) and _name(exc).startswith("SQLITE_BUSY")
 
 
 def _name(exc: sqlite3.Error) -> str:

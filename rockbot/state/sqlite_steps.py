@@ -41,10 +41,9 @@ def append(at: sqlite3.Connection, step: Append, now_ms: int) -> int:
             (stream, version, step.snapshot),
         )
     # What is closed goes first: a step may close a row or cancel a timer and set it anew.
-    closed = (*step.answered, *(row.id for row in step.outbox))
-    at.executemany("DELETE FROM state_outbox WHERE id = ?", [(row,) for row in closed])
+    at.executemany("DELETE FROM state_outbox WHERE id = ?", [(row,) for row in step.answered])
     at.executemany(
-        f"INSERT INTO state_outbox (stream, sends, touched_ms, claimed_until_ms, claimed_by, {_ROW})"  # noqa: S608 - our own names
+        f"INSERT OR REPLACE INTO state_outbox (stream, sends, touched_ms, claimed_until_ms, claimed_by, {_ROW})"  # noqa: S608 - our own names
         " VALUES (?, 0, ?, 0, '', ?, ?, ?, ?, ?, ?)",
         [
             (stream, now_ms, row.id, row.cause, row.message, row.door, row.address, row.awaits_answer)
@@ -109,8 +108,7 @@ def _records(at: sqlite3.Connection, stream: int, *, after: int, limit: int) -> 
 
 
 def _outbox_row(row: tuple[Any, ...]) -> OutboxRow:
-    id, cause, message, door, address, awaits_answer = row
-    return OutboxRow(id=id, cause=cause, message=message, door=door, address=address, awaits_answer=bool(awaits_answer))
+    return OutboxRow(id=row[0], cause=row[1], message=row[2], door=row[3], address=row[4], awaits_answer=bool(row[5]))
 
 
 # -- outbox

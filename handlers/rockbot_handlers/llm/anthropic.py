@@ -1,0 +1,127 @@
+"""Claude models through Anthropic's official SDK: one attempt per call, everything else is the broker's.
+
+The SDK's own retries and telemetry are off. Only the folder's provider table imports this module, and only when an agent
+uses the provider.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from typing import Any, Final, final
+
+import anthropic
+
+from rockbot.errors import ConfigError
+from rockbot.events import LlmRequest, LlmResponse
+from rockbot.llm import LlmDelta, LlmError, LlmUnknownOutcome
+from rockbot.settings import AnthropicSettings
+from rockbot_handlers.llm.anthropic_errors import translate
+from rockbot_handlers.llm.anthropic_wire import request_body, response_of
+
+__all__ = ["AnthropicClient", "open_anthropic"]
+
+#: Seconds within which a connection must stand.
+_CONNECT_SECONDS: Final = 10.0
+
+_NO_TELEMETRY: Final[Any] = {"propagation": False, "traces": {"enabled": False}}
+
+
+def open_anthropic(settings: AnthropicSettings) -> AnthropicClient:
+    """The client for these settings; connects nowhere yet.
+
+    Raises:
+        ConfigError: there is no key, or the address is none.
+    """
+    setting = settings.api_key.get_secret_value() if settings.api_key is not None else ""
+    key = setting.strip() or os.environ.get("ANTHROPIC_API_KEY", "").strip()
+    if not key:
+        raise ConfigError("provider 'anthropic' needs a key: set anthropic.api_key or ANTHROPIC_API_KEY")
+    base_url = settings.base_url or os.environ.get("ANTHROPIC_BASE_URL") or None
+    if base_url is not None and not base_url.startswith(("http://", "https://")):
+        raise ConfigError("anthropic.base_url (or ANTHROPIC_BASE_URL) must begin with http:// or https://")
+    return AnthropicClient(key, base_url=base_url, timeout=settings.timeout_seconds)
+
+
+@final
+class AnthropicClient:
+    """Implements `rockbot.llm.LlmClient`; `timeout` in seconds bounds one attempt."""
+
+    def __init__(self, key: str, *, base_url: str | None, timeout: float) -> None:
+        self._key = key
+        self._timeout = timeout
+        self._client = anthropic.AsyncAnthropic(
+            api_key=key,
+            base_url=base_url,
+            timeout=anthropic.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS)),
+            max_retries=0,
+            open_telemetry=_NO_TELEMETRY,
+        )
+
+    def __repr__(self) -> str:
+        return f"AnthropicClient(base_url={str(self._client.base_url)!r})"
+
+    async def complete(self, request: LlmRequest, *, call_id: str, deadline: float | None) -> LlmResponse:  # noqa: ARG002
+        """One attempt. Raises as the port says."""
+        body = request_body(request)
+        try:
+            async with asyncio.timeout(self._seconds(deadline)):
+                message = await self._client.messages.create(
+                    **body, max_tokens=request.max_output_tokens, timeout=self._client.timeout
+                )
+        except Exception as exc:
+            raise self._error(exc) from None
+        return _response(message)
+
+    async def stream(
+        self,
+        request: LlmRequest,
+        *,
+        call_id: str,  # noqa: ARG002
+        deadline: float | None,
+    ) -> AsyncIterator[LlmDelta | LlmResponse]:
+        """One attempt, its text as it comes. Raises as the port says."""
+        body = request_body(request)
+        try:
+            async with asyncio.timeout(self._seconds(deadline)):
+                async with self._client.messages.stream(
+                    **body, max_tokens=request.max_output_tokens, timeout=self._client.timeout
+                ) as stream:
+                    async for text in stream.text_stream:
+                        yield LlmDelta(text)
+                    message = await stream.get_final_message()
+        except Exception as exc:
+            raise self._error(exc) from None
+        yield _response(message)
+
+    async def count_tokens(self, request: LlmRequest) -> int:
+        """Asks the API, which counts for free."""
+        body = request_body(request)
+        try:
+            async with asyncio.timeout(self._seconds(None)):
+                counted = await self._client.messages.count_tokens(**body)
+        except Exception as exc:
+            raise self._error(exc) from None
+        return counted.input_tokens
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    def _seconds(self, deadline: float | None) -> float:
+        return self._timeout if deadline is None else max(0.0, min(self._timeout, deadline))
+
+    def _error(self, exc: Exception) -> LlmError:
+        if isinstance(exc, TimeoutError):
+            return LlmUnknownOutcome("anthropic: no answer in time")
+        return translate(exc, secret=self._key)
+
+
+def _response(message: Any) -> LlmResponse:
+    try:
+        return response_of(message.to_dict(mode="json"))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise LlmUnknownOutcome(
+            "anthropic: what came back is no message of the Messages API; is the base URL right?"
+        ) from None

@@ -1,0 +1,96 @@
+"""What the Anthropic SDK raises, translated once: may the call be tried again, when, and may it have been made.
+
+The texts carry status, the API's own words and its request id. The original exception is not chained, because it holds
+the request with its headers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+import anthropic
+import httpx2
+
+from rockbot.llm import LlmError, LlmPermanent, LlmThrottled, LlmTransient, LlmUnknownOutcome
+
+__all__ = ["THROTTLE_SECONDS", "retry_after", "translate"]
+
+_Clean = Callable[[str], str]
+
+#: Seconds to wait when the API is throttling and does not say how long.
+THROTTLE_SECONDS: Final = 5.0
+
+#: Longest part of the API's own words that is repeated.
+_MAX_TEXT: Final = 500
+
+#: The request was not even sent.
+_NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
+_BAD_ADDRESS: Final = (httpx2.UnsupportedProtocol, httpx2.InvalidURL)
+
+
+def translate(exc: Exception, *, secret: str) -> LlmError:
+    """One of the four errors for an exception of the SDK; `secret` is blotted out of the text."""
+    return _translated(exc, lambda text: " ".join(text.replace(secret, "***").split())[:_MAX_TEXT])
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that ``retry-after-ms`` or ``retry-after`` (RFC 9110, section 10.2.3) ask to wait, if they make sense.
+
+    A date is compared with the answer's own ``date``, so that the clocks need not agree.
+    """
+    for name, scale in (("retry-after-ms", 1000), ("retry-after", 1)):
+        try:
+            seconds = float(headers[name]) / scale
+        except (KeyError, ValueError):
+            continue
+        if math.isfinite(seconds) and seconds >= 0:
+            return seconds
+    try:
+        wait = parsedate_to_datetime(headers["retry-after"]) - parsedate_to_datetime(headers["date"])
+    except (KeyError, ValueError, TypeError):
+        return None
+    return max(0.0, wait.total_seconds())
+
+
+def _translated(exc: Exception, clean: _Clean) -> LlmError:
+    cause = exc.__cause__ if isinstance(exc, anthropic.APIConnectionError) else exc
+    match exc:
+        case anthropic.APIStatusError():
+            return _of_status(exc, clean)
+        case anthropic.APIConnectionError() | httpx2.HTTPError() | httpx2.InvalidURL():
+            what = clean(str(cause) or type(cause).__name__)
+            if isinstance(cause, _BAD_ADDRESS):
+                return LlmPermanent(f"anthropic: the base URL cannot be used: {what}")
+            if isinstance(cause, _NOT_SENT):
+                return LlmTransient(f"anthropic: could not connect: {what}")
+            if isinstance(exc, anthropic.APITimeoutError) or isinstance(cause, httpx2.TimeoutException):
+                return LlmUnknownOutcome("anthropic: no answer in time")
+            return LlmUnknownOutcome(f"anthropic: the connection ended before the answer did: {what}")
+        case anthropic.APIError():
+            # An error event in a stream that had begun, or an answer that is no message.
+            return LlmUnknownOutcome(f"anthropic: {clean(exc.message)}")
+        case _:
+            return LlmPermanent(f"anthropic: {type(exc).__name__}: {clean(str(exc))}")
+
+
+def _of_status(exc: anthropic.APIStatusError, clean: _Clean) -> LlmError:
+    kind = f" {exc.type}" if exc.type else ""
+    request = f" (request {exc.request_id})" if exc.request_id else ""
+    text = f"anthropic: {exc.status_code}{kind}: {clean(exc.api_message or 'no explanation')}{request}"
+    after = retry_after(exc.response.headers)
+    match exc.status_code:
+        case 429 if exc.type == "billing_error" or (exc.error_code or "").endswith("spend_limit_reached"):
+            return LlmPermanent(text)
+        case 429 | 529:
+            return LlmThrottled(text, after=THROTTLE_SECONDS if after is None else after)
+        case 504:
+            return LlmUnknownOutcome(text)
+        case 408 | 409:
+            return LlmTransient(text, after=after)
+        case status if status >= 500:
+            return LlmTransient(text, after=after)
+        case _:
+            return LlmPermanent(text)

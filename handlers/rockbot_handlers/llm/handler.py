@@ -1,0 +1,69 @@
+"""One model call per message: made once, written down, then answered.
+
+The delivery is held for exactly that one call, so a killed worker's call is delivered again; a finished one is answered
+from the ledger. A model call whose end is unknown is made again: that costs tokens and changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import final
+
+from rockbot.context import Context
+from rockbot.errors import PermanentFailure, TemporaryFailure
+from rockbot.events import Event, LlmRequest, LlmResponse
+from rockbot.handler import CallNext
+from rockbot.ledgered import CallRefused, LedgeredCalls
+from rockbot.llm import LlmClient, LlmPermanent, LlmThrottled, LlmTransient, LlmUnknownOutcome
+from rockbot_messaging.ledger import ResultLedger
+
+__all__ = ["LlmHandler"]
+
+logger = logging.getLogger(__name__)
+
+
+@final
+class LlmHandler:
+    """Answers model requests with the clients it is given, by provider."""
+
+    def __init__(self, clients: Mapping[str, LlmClient], ledger: ResultLedger, *, owner: str) -> None:
+        self._clients = dict(clients)
+        self._calls = LedgeredCalls(ledger, owner=owner, harmless=(LlmTransient, LlmThrottled, LlmPermanent))
+
+    @property
+    def handles(self) -> tuple[type[Event], ...]:
+        return (LlmRequest,)
+
+    async def handle(self, event: LlmRequest, context: Context, call_next: CallNext) -> None:  # noqa: ARG002
+        envelope = context.envelope
+        if envelope.return_address is None:
+            raise PermanentFailure("a model request without a return address cannot be answered, so no call was made")
+        provider = event.model.partition("/")[0]
+        client = self._clients.get(provider)
+        if client is None:
+            known = ", ".join(sorted(self._clients))
+            raise PermanentFailure(
+                f"no agent of this host uses provider {provider!r} of {event.model!r} (used: {known})"
+            )
+
+        async def call(starts: int) -> bytes:
+            if starts > 1:
+                logger.info("model call repeated: an earlier one ended unknown", extra={"call_id": envelope.message_id})
+            response = await client.complete(event, call_id=envelope.message_id, deadline=context.remaining)
+            return response.to_body()
+
+        try:
+            body = await self._calls.run(envelope.message_id, tenant=envelope.tenant, work=call)
+        except CallRefused as exc:
+            logger.info("model call not made", extra={"call_id": envelope.message_id, "reason": str(exc)})
+            return
+        except LlmThrottled as exc:
+            raise TemporaryFailure(str(exc), after=exc.after, counted=False) from exc
+        except LlmTransient as exc:
+            raise TemporaryFailure(str(exc), after=exc.after) from exc
+        except LlmUnknownOutcome as exc:
+            raise TemporaryFailure(str(exc)) from exc
+        except LlmPermanent as exc:
+            raise PermanentFailure(str(exc)) from exc
+        context.answer(LlmResponse.model_validate_json(body))

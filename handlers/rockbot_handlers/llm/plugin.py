@@ -1,0 +1,41 @@
+"""Contributes the link that makes model calls, and one work subscription per provider in use and lane."""
+
+from __future__ import annotations
+
+import asyncio
+
+from rockbot import topics
+from rockbot.chain import Order
+from rockbot.plugins import Contribution, Link, Services
+from rockbot_handlers.llm.handler import LlmHandler
+from rockbot_handlers.llm.providers import open_clients
+from rockbot_messaging.subscriptions import WorkSubscription
+
+__all__ = ["plugin"]
+
+
+def plugin(services: Services) -> Contribution:
+    """Model calls of the configured agents.
+
+    Raises:
+        ConfigError: an agent's model, or its provider's settings, are wrong.
+    """
+    settings = services.settings
+    clients = open_clients(settings)
+    concurrency = settings.host.llm_concurrency
+    subscriptions = tuple(
+        WorkSubscription(
+            name=f"llm.{backend}.{lane}",
+            patterns=(topics.llm_request(backend, lane),),
+            prefetch=concurrency,  # a call waiting behind others here could run on another replica
+            concurrency=concurrency,
+        )
+        for backend in clients
+        for lane in topics.LANES
+    )
+
+    async def close() -> None:
+        await asyncio.gather(*(client.close() for client in clients.values()))
+
+    handler = LlmHandler(clients, services.ledger, owner=services.owner)
+    return Contribution(links=(Link(Order.WORK, "llm", handler),), subscriptions=subscriptions, close=close)

@@ -1,0 +1,1 @@
+"""Says in the log what became of every message."""

@@ -1,0 +1,78 @@
+"""One log record per message handled: what it was, whose it was, what became of it, and how long that took.
+
+Messages of the records are constants and everything else is a field, so that logs can be searched. Bodies appear at DEBUG
+only; a failure is told once, at WARNING, in one line, and its traceback at DEBUG.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Final, final
+
+from rockbot.context import Context
+from rockbot.events import Event
+from rockbot.handler import CallNext
+
+__all__ = ["LoggingLink"]
+
+#: Characters of a body that are logged at DEBUG.
+_MAX_BODY: Final = 2000
+
+
+@final
+class LoggingLink:
+    """Passes everything on and raises whatever comes back."""
+
+    def __init__(self, logger: logging.Logger | None = None) -> None:
+        self._logger = logger or logging.getLogger("rockbot.messages")
+
+    @property
+    def handles(self) -> tuple[type[Event], ...]:
+        return (Event,)
+
+    async def handle(self, event: Event, context: Context, call_next: CallNext) -> None:
+        logger = self._logger
+        if not logger.isEnabledFor(logging.WARNING):
+            await call_next(event, context)
+            return
+        if logger.isEnabledFor(logging.DEBUG):
+            body = context.envelope.body[:_MAX_BODY].decode(errors="replace")
+            logger.debug("message received", extra={**_fields(event, context), "body": body})
+        began = context.clock.monotonic()
+        try:
+            await call_next(event, context)
+        except asyncio.CancelledError:
+            logger.info("message cancelled", extra=self._outcome(event, context, began, "cancelled"))
+            raise
+        except Exception as exc:
+            fields = self._outcome(event, context, began, type(exc).__name__)
+            logger.warning(
+                "message failed",
+                extra={**fields, "error": " ".join(str(exc).split())},
+                exc_info=logger.isEnabledFor(logging.DEBUG),
+            )
+            raise
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("message handled", extra=self._outcome(event, context, began, "ok"))
+
+    def _outcome(self, event: Event, context: Context, began: float, outcome: str) -> dict[str, Any]:
+        took = (context.clock.monotonic() - began) * 1000
+        return {
+            **_fields(event, context),
+            "outcome": outcome,
+            "duration_ms": round(took, 3),
+            "emitted": len(context.emissions),
+        }
+
+
+def _fields(event: Event, context: Context) -> dict[str, Any]:
+    envelope = context.envelope
+    return {
+        "event": event.type_name,
+        "message_id": envelope.message_id,
+        "conversation": envelope.conversation_id,
+        "task": envelope.root_task_id,
+        "topic": envelope.topic,
+        "attempt": envelope.attempt,
+    }

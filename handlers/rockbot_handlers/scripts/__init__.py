@@ -1,0 +1,1 @@
+"""Offers the script service to models as tools."""

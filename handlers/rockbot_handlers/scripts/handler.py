@@ -1,0 +1,110 @@
+"""The toolset `scripts`: turns tool calls into script runs, and their results into tool results.
+
+It keeps nothing between the two: where the tool's answer must go travels in the token that the script service copies, so
+any replica can take the result. The run itself is written down by the script service; what happens here may be repeated.
+"""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rockbot import topics
+from rockbot.context import Context
+from rockbot.errors import PermanentFailure
+from rockbot.events import Event, StepExpired, StepStalled, TextPart, ToolInvoke, ToolResult
+from rockbot.handler import CallNext
+from rockbot_handlers.scripts.events import ScriptInvoke, ScriptResult
+from rockbot_handlers.scripts.rendering import render
+from rockbot_handlers.scripts.specs import LANGUAGE_OF, TIMEOUT_SECONDS, TOOLSET, check_arguments
+from rockbot_messaging.envelope import ReturnAddress
+from rockbot_messaging.errors import InvalidTopic
+from rockbot_messaging.topics import check_topic
+
+__all__ = ["RESULT_TOPIC", "ScriptsHandler"]
+
+#: Where the script service's answers come back.
+RESULT_TOPIC: Final = topics.toolset_result(TOOLSET)
+
+
+@final
+class _Token(BaseModel):
+    """What the script service carries back: the tool call and who waits for its result."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    topic: str
+    token: str
+    call_id: str
+    tool: str
+
+
+@final
+class ScriptsHandler:
+    """Takes what comes by its own topics and passes the rest on."""
+
+    @property
+    def handles(self) -> tuple[type[Event], ...]:
+        return (ToolInvoke, ScriptResult, StepStalled, StepExpired)
+
+    async def handle(self, event: Event, context: Context, call_next: CallNext) -> None:
+        topic = context.envelope.topic
+        if isinstance(event, ToolInvoke) and topic == topics.tool_invoke(TOOLSET):
+            self._invoke(event, context)
+        elif isinstance(event, ScriptResult):
+            text = render(event)
+            self._answer(context, text, is_error=event.status != "ok")
+        elif isinstance(event, StepExpired) and topic == RESULT_TOPIC:
+            self._answer(context, f"the script was not run within {TIMEOUT_SECONDS:g} s", is_error=True)
+        elif isinstance(event, StepStalled) and topic == RESULT_TOPIC:
+            # The run lies in a dead-letter queue and can still be sent on, so it is the turn that has to know.
+            self._forward(event, context, _token_of(context))
+        else:
+            await call_next(event, context)
+
+    def _invoke(self, event: ToolInvoke, context: Context) -> None:
+        address = context.envelope.return_address
+        if address is None:
+            raise PermanentFailure(f"a call of {event.tool!r} without a return address cannot be answered")
+        language = LANGUAGE_OF.get(event.tool)
+        if language is None:
+            known = ", ".join(LANGUAGE_OF)
+            context.answer(ToolResult.failure(event, f"there is no tool {event.tool!r} here (there are: {known})"))
+            return
+        try:
+            arguments = check_arguments(event.arguments)
+        except ValueError as exc:
+            context.answer(ToolResult.failure(event, str(exc)))
+            return
+        token = _Token(topic=address.topic, token=address.token, call_id=event.call_id, tool=event.tool)
+        own = context.clock.now_ms() + round(TIMEOUT_SECONDS * 1000)
+        given = context.envelope.deadline_ms
+        context.emit(
+            ScriptInvoke(language=language, code=arguments.code, input=arguments.input),
+            topic=topics.script_invoke(language),
+            name="script",
+            return_address=ReturnAddress(RESULT_TOPIC, token.model_dump_json()),
+            deadline_ms=own if given is None else min(own, given),
+        )
+
+    def _answer(self, context: Context, text: str, *, is_error: bool) -> None:
+        token = _token_of(context)
+        result = ToolResult(call_id=token.call_id, tool=token.tool, parts=(TextPart(text=text),), is_error=is_error)
+        self._forward(result, context, token)
+
+    def _forward(self, event: Event, context: Context, token: _Token) -> None:
+        address = ReturnAddress(token.topic, token.token)
+        context.emit(event, topic=token.topic, name="answer", return_address=address)
+
+
+def _token_of(context: Context) -> _Token:
+    address = context.envelope.return_address
+    if address is None:
+        raise PermanentFailure("a script result without a return token belongs to no tool call")
+    try:
+        token = _Token.model_validate_json(address.token)
+        check_topic(token.topic)
+    except (ValidationError, InvalidTopic):
+        raise PermanentFailure("the return token of this script result is not one of this toolset's") from None
+    return token

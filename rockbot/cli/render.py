@@ -1,0 +1,213 @@
+"""How the command line speaks: data on standard output, everything else on standard error.
+
+On a terminal tables and colours, plain aligned text when piped, one JSON object per line with ``--json``. What messages
+contain is shown with its control characters escaped, because a dead letter must not drive the reader's terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, TextIO, final
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from rich.console import Console
+
+__all__ = ["Block", "Facts", "Grid", "Prose", "Screen", "printable"]
+
+Tone = Literal["", "good", "bad", "warn", "dim", "strong"]
+
+_STYLES: Final[dict[str, str]] = {
+    "": "",
+    "good": "green",
+    "bad": "bold red",
+    "warn": "yellow",
+    "dim": "dim",
+    "strong": "bold",
+}
+#: C0 controls but tab and newline, DEL, C1 controls, and the marks that turn the writing direction around.
+_UNSAFE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """`text` with control characters written out."""
+    return _UNSAFE.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table; `empty` is said instead when it has no rows."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+    empty: str = ""
+    tones: Sequence[Tone] = ()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Labels and values; pairs without a value are left out."""
+
+    pairs: Sequence[tuple[str, str]]
+    title: str = ""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Prose:
+    """Text of several lines under a title; nothing when it is empty."""
+
+    text: str
+    title: str = ""
+    tone: Tone = ""
+
+
+Block = Grid | Facts | Prose
+
+
+@final
+class Screen:
+    """Where a command's output goes. Streams are looked up when written to, so that a redirection counts."""
+
+    def __init__(self, *, json: bool = False, color: bool = True) -> None:
+        self.json = json
+        self._color = color
+
+    # -- data ---------------------------------------------------------------------------------------------------------
+
+    def show(self, models: BaseModel | Iterable[BaseModel], blocks: Iterable[Block]) -> None:
+        """Print a result: as JSON lines from `models`, or for people from `blocks`."""
+        if self.json:
+            for model in [models] if not isinstance(models, Iterable) or hasattr(models, "model_dump") else models:
+                self._write(sys.stdout, model.model_dump_json(exclude_none=True))  # type: ignore[union-attr]
+            return
+        console = self._console(sys.stdout)
+        for block in blocks:
+            if console is None:
+                self._write(sys.stdout, _plain(block))
+            else:
+                _pretty(console, block)
+
+    def text(self, text: str) -> None:
+        """Print text as it is; on a terminal with its control characters escaped."""
+        self._write(sys.stdout, printable(text) if sys.stdout.isatty() else text)
+
+    # -- talk ---------------------------------------------------------------------------------------------------------
+
+    def say(self, text: str, tone: Tone = "") -> None:
+        """Tell the person something; silent with ``--json``."""
+        if not self.json:
+            self._line(sys.stderr, printable(text), tone)
+
+    def signal(self, model: BaseModel, text: str, tone: Tone = "") -> None:
+        """Something that happens meanwhile: a JSON line or a line of text, on standard error."""
+        if self.json:
+            self._write(sys.stderr, model.model_dump_json(exclude_none=True))
+        else:
+            self._line(sys.stderr, printable(text), tone)
+
+    def error(self, code: str, message: str, hint: str = "") -> None:
+        """What went wrong, in one line, and what to do about it."""
+        if self.json:
+            error = {"code": code, "message": message, **({"hint": hint} if hint else {})}
+            self._write(sys.stderr, json.dumps({"error": error}, ensure_ascii=False))
+            return
+        self._line(sys.stderr, f"error: {printable(message)}", "bad")
+        if hint:
+            self._line(sys.stderr, f"hint: {printable(hint)}", "dim")
+
+    # -- streams ------------------------------------------------------------------------------------------------------
+
+    def _console(self, stream: TextIO) -> Console | None:
+        if self.json or not stream.isatty():
+            return None
+        from rich.console import Console
+
+        return Console(file=stream, no_color=True if not self._color else None, highlight=False, emoji=False)
+
+    def _line(self, stream: TextIO, text: str, tone: Tone) -> None:
+        console = self._console(stream) if tone else None
+        if console is None:
+            self._write(stream, text)
+        else:
+            console.print(text, style=_STYLES[tone], markup=False, soft_wrap=True)
+
+    def _write(self, stream: TextIO, text: str) -> None:
+        stream.write(text + "\n")
+        stream.flush()
+
+
+def _plain(block: Block) -> str:
+    match block:
+        case Grid():
+            return _plain_grid(block)
+        case Facts():
+            pairs = [(label, printable(value)) for label, value in block.pairs if value]
+            width = max((len(label) for label, _ in pairs), default=0)
+            lines = [f"{label:<{width}}  {value.replace(chr(10), chr(10) + ' ' * (width + 2))}" for label, value in pairs]
+            return "\n".join([*([block.title] if block.title else []), *lines])
+        case Prose():
+            text = printable(block.text).rstrip("\n")
+            return f"{block.title}\n{text}" if block.title else text
+
+
+def _plain_grid(block: Grid) -> str:
+    if not block.rows:
+        return block.empty
+    rows = [[printable(cell).replace("\n", " ") for cell in row] for row in (block.columns, *block.rows)]
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*([block.title] if block.title else []), *lines])
+
+
+def _pretty(console: Console, block: Block) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    if block.title and not (isinstance(block, Grid) and not block.rows):
+        console.print(Text(block.title, style="bold"))
+    renderable: Any
+    match block:
+        case Grid() if not block.rows:
+            renderable = Text(block.empty, style="dim")
+        case Grid():
+            renderable = _pretty_grid(block)
+        case Facts():
+            renderable = _pretty_facts(block)
+        case Prose():
+            renderable = Padding(Text(printable(block.text).rstrip("\n"), style=_STYLES[block.tone]), (0, 0, 0, 2))
+    console.print(renderable)
+
+
+def _pretty_grid(block: Grid) -> Any:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in block.columns:
+        table.add_column(column, overflow="fold")
+    for number, row in enumerate(block.rows):
+        style = _STYLES[block.tones[number]] if number < len(block.tones) else ""
+        table.add_row(*(Text(printable(cell)) for cell in row), style=style or None)
+    return table
+
+
+def _pretty_facts(block: Facts) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, value in block.pairs:
+        if value:
+            table.add_row(label, Text(printable(value)))
+    return table

@@ -1,0 +1,131 @@
+"""What travels between the gateway and its clients, besides the operator's own models.
+
+Bodies of messages are bytes of any kind, so they travel as base64 unless the sender says that they are UTF-8 text.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rockbot.events.tasks import AgentResponse, AgentStatus
+from rockbot.operators.faults import InvalidRequest, Problem
+from rockbot.operators.models import BodyEncoding, body_bytes
+from rockbot_messaging.envelope import HeaderValue
+
+__all__ = [
+    "MEDIA_TYPE_LINES",
+    "VERSION",
+    "AskLine",
+    "AskRequest",
+    "DiscardRequest",
+    "ErrorBody",
+    "Health",
+    "PublishRequest",
+    "ReplayRequest",
+    "request_limit",
+]
+
+#: First segment of every path.
+VERSION: Final = "v1"
+#: A stream of JSON values, one a line.
+MEDIA_TYPE_LINES: Final = "application/x-ndjson"
+#: What a request holds besides a body: topic, headers, ids.
+_ROOM: Final = 64 * 1024
+
+
+def request_limit(max_body_bytes: int) -> int:
+    """Bytes that an HTTP request may have so that a message of `max_body_bytes` fits into it as base64."""
+    return 4 * ((max_body_bytes + 2) // 3) + _ROOM
+
+
+class _Given(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PublishRequest(_Given):
+    """Publish one message. `type` empty leaves it to the topic."""
+
+    topic: str
+    body: str = ""
+    body_encoding: BodyEncoding = "utf-8"
+    type: str = ""
+    correlation_id: str | None = None
+    conversation_id: str | None = None
+    headers: dict[str, HeaderValue] = Field(default_factory=dict)
+
+    @property
+    def bytes(self) -> bytes:
+        """The message's body."""
+        return _decoded(self.body, self.body_encoding)
+
+
+class AskRequest(_Given):
+    """Give an agent a task. `timeout` (seconds) bounds the waiting, not the task."""
+
+    text: str = Field(min_length=1)
+    conversation_id: str | None = Field(default=None, min_length=1, max_length=200)
+    timeout: float | None = Field(default=None, gt=0, le=30 * 86400)
+
+
+class ReplayRequest(_Given):
+    """Send a letter on; `body` None leaves it as it is."""
+
+    body: str | None = None
+    body_encoding: BodyEncoding = "utf-8"
+
+    @property
+    def bytes(self) -> bytes | None:
+        """The new body, if there is one."""
+        return None if self.body is None else _decoded(self.body, self.body_encoding)
+
+
+class DiscardRequest(_Given):
+    """Remove a letter for good."""
+
+    reason: str = Field(min_length=1, max_length=1000)
+
+
+class Health(BaseModel):
+    """The gateway answers."""
+
+    status: Literal["ok"] = "ok"
+    version: str
+
+
+class ErrorBody(BaseModel):
+    """Every answer that is not 2xx."""
+
+    error: Problem
+
+
+class StatusLine(BaseModel):
+    """A step of the task."""
+
+    kind: Literal["status"] = "status"
+    status: AgentStatus
+
+
+class ResponseLine(BaseModel):
+    """The answer; the last line."""
+
+    kind: Literal["response"] = "response"
+    response: AgentResponse
+
+
+class ErrorLine(BaseModel):
+    """What ended the stream before there was an answer; the last line."""
+
+    kind: Literal["error"] = "error"
+    error: Problem
+
+
+AskLine = Annotated[StatusLine | ResponseLine | ErrorLine, Field(discriminator="kind")]
+
+
+def _decoded(text: str, encoding: BodyEncoding) -> bytes:
+    try:
+        return body_bytes(text, encoding)
+    except ValueError:
+        raise InvalidRequest("the body is announced as base64 and is not") from None

@@ -1,0 +1,168 @@
+"""The gateway: an operator as an HTTP API. Every error is ``{"error": {"code", "message"}}``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Annotated, Any
+
+from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from rockbot import __version__
+from rockbot.events.tasks import AgentResponse
+from rockbot.gateway.api import (
+    MEDIA_TYPE_LINES,
+    VERSION,
+    AskRequest,
+    DiscardRequest,
+    ErrorBody,
+    ErrorLine,
+    Health,
+    PublishRequest,
+    ReplayRequest,
+    ResponseLine,
+    StatusLine,
+    request_limit,
+)
+from rockbot.operator import Operator
+from rockbot.operators.faults import FAULTS, Problem, fault_of, problem_of
+from rockbot.operators.models import Diagnosis, LetterDetail, LetterSummary, Pipeline, PublishedMessage, QueueInfo
+
+__all__ = ["create_app"]
+
+logger = logging.getLogger(__name__)
+
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+
+
+def create_app(operator: Operator, *, max_body_bytes: int = 16 << 20) -> FastAPI:
+    """The application. `max_body_bytes` bounds a message's body; the operator stays the caller's to close."""
+    app = FastAPI(
+        title="RockBot gateway",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=f"/{VERSION}/openapi.json",
+        max_body_size=request_limit(max_body_bytes),
+        responses={"default": {"model": ErrorBody}},
+    )
+    app.include_router(_routes(operator), prefix=f"/{VERSION}")
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    for error in {fault.error for fault in FAULTS}:
+        if issubclass(error, Exception):
+            app.add_exception_handler(error, _fault)
+    app.add_exception_handler(Exception, _fault)
+    return app
+
+
+def _routes(operator: Operator) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.get("/health")
+    async def health() -> Health:
+        """Whether the gateway answers; what stands behind it is `doctor`'s to say."""
+        return Health(version=__version__)
+
+    @routes.post("/messages", status_code=202)
+    async def publish(request: PublishRequest) -> PublishedMessage:
+        """Publish one message."""
+        return await operator.publish(
+            request.topic,
+            request.bytes,
+            type=request.type,
+            correlation_id=request.correlation_id,
+            conversation_id=request.conversation_id,
+            headers=request.headers,
+        )
+
+    @routes.post("/agents/{agent}/ask", response_class=StreamingResponse)
+    async def ask(agent: str, request: AskRequest) -> StreamingResponse:
+        """Give an agent a task: a stream of JSON lines, the answer or an error last."""
+        return StreamingResponse(_lines(operator, agent, request), media_type=MEDIA_TYPE_LINES)
+
+    @routes.get("/queues")
+    async def queues() -> list[QueueInfo]:
+        """Dead-letter queues."""
+        return await operator.queues()
+
+    @routes.get("/queues/{queue}/letters")
+    async def letters(
+        queue: str,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+        offset: Annotated[int, Query(ge=0)] = 0,
+    ) -> list[LetterSummary]:
+        """Dead letters, oldest first."""
+        return await operator.letters(queue, limit=limit, offset=offset)
+
+    @routes.get("/queues/{queue}/letters/{letter_id}")
+    async def letter(queue: str, letter_id: str) -> LetterDetail:
+        """One dead letter."""
+        return await operator.letter(queue, letter_id)
+
+    @routes.post("/queues/{queue}/letters/{letter_id}/replay", status_code=202)
+    async def replay(queue: str, letter_id: str, request: ReplayRequest) -> PublishedMessage:
+        """Send a dead letter on."""
+        return await operator.replay(queue, letter_id, body=request.bytes)
+
+    @routes.post("/queues/{queue}/letters/{letter_id}/discard")
+    async def discard(queue: str, letter_id: str, request: DiscardRequest) -> LetterSummary:
+        """Remove a dead letter for good."""
+        return await operator.discard(queue, letter_id, reason=request.reason)
+
+    @routes.get("/pipeline")
+    async def pipeline() -> Pipeline:
+        """How messages are handled."""
+        return await operator.pipeline()
+
+    @routes.get("/doctor")
+    async def doctor() -> Diagnosis:
+        """What is wrong."""
+        return await operator.doctor()
+
+    return routes
+
+
+async def _lines(operator: Operator, agent: str, request: AskRequest) -> AsyncIterator[bytes]:
+    """The events of one task; when the client goes away the server cancels this, and that ends the reply queue."""
+    stream: Any = operator.ask(agent, request.text, conversation_id=request.conversation_id, timeout=request.timeout)
+    try:
+        async with aclosing(stream):
+            async for event in stream:
+                line = ResponseLine(response=event) if isinstance(event, AgentResponse) else StatusLine(status=event)
+                yield line.model_dump_json(exclude_none=True).encode() + b"\n"
+    except Exception as exc:
+        _log_unforeseen(exc)
+        yield ErrorLine(error=problem_of(exc)).model_dump_json().encode() + b"\n"
+
+
+def _answer(status: int, problem: Problem) -> JSONResponse:
+    return JSONResponse(ErrorBody(error=problem).model_dump(), status_code=status)
+
+
+def _log_unforeseen(exc: Exception) -> None:
+    if fault_of(exc).code == "internal":
+        logger.error("an operation failed unexpectedly", exc_info=exc)
+
+
+async def _fault(_: Request, exc: Exception) -> JSONResponse:
+    _log_unforeseen(exc)
+    return _answer(fault_of(exc).status, problem_of(exc))
+
+
+async def _http(_: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, HTTPException)
+    return _answer(exc.status_code, Problem(code=_HTTP_CODES.get(exc.status_code, "failed"), message=exc.detail))
+
+
+async def _invalid(_: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, RequestValidationError)
+    parts = []
+    for error in exc.errors()[:5]:
+        where = ".".join(str(part) for part in error["loc"] if part != "body")
+        parts.append(f"{where}: {error['msg']}" if where else str(error["msg"]))
+    return _answer(422, Problem(code="invalid_request", message="; ".join(parts)))

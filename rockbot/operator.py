@@ -1,0 +1,107 @@
+"""The one port through which a person or a program operates a host.
+
+The command line and the gateway know nothing else of a host, so that an embedded one behind a socket and a fleet behind a
+broker are operated by the same commands with the same answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Protocol
+
+from rockbot.events.tasks import AgentResponse, AgentStatus
+from rockbot.operators.models import Diagnosis, LetterDetail, LetterSummary, Pipeline, PublishedMessage, QueueInfo
+from rockbot_messaging.envelope import HeaderValue
+
+__all__ = ["AskEvent", "Operator"]
+
+AskEvent = AgentStatus | AgentResponse
+
+
+class Operator(Protocol):
+    """Operates one host or one broker's hosts. Every method may also raise `HostUnreachable` or `BrokerUnreachable`.
+
+    `queue` is a dead-letter queue's name or its subscription's name; `letter_id` may be an unambiguous prefix of at least
+    six characters.
+    """
+
+    async def publish(
+        self,
+        topic: str,
+        body: bytes,
+        *,
+        type: str = "",
+        correlation_id: str | None = None,
+        conversation_id: str | None = None,
+        headers: Mapping[str, HeaderValue] | None = None,
+    ) -> PublishedMessage:
+        """Publish one message; returns when it is stored. `type` empty leaves it to the topic.
+
+        Raises:
+            Unroutable: nobody receives the topic; the text says under which id the message was kept.
+            InvalidTopic, InvalidRequest, BodyTooLarge: nothing was sent.
+        """
+        ...
+
+    def ask(
+        self, agent: str, text: str, *, conversation_id: str | None = None, timeout: float | None = None
+    ) -> AsyncIterator[AskEvent]:
+        """Give an agent a task and follow it: its statuses as they happen, its response last.
+
+        `timeout` (seconds, None: no limit) bounds the waiting, not the task: a task goes on when nobody waits for it.
+        Statuses may be lost, the response is not. Close the iterator when you stop early.
+
+        Raises:
+            TimedOut: no response in time; the text says what to look at.
+            Unroutable: no host runs this agent.
+            InvalidTopic, InvalidRequest: nothing was sent.
+        """
+        ...
+
+    async def queues(self) -> list[QueueInfo]:
+        """Every dead-letter queue, empty ones too, the unrouted queue last."""
+        ...
+
+    async def letters(self, queue: str, *, limit: int = 50, offset: int = 0) -> list[LetterSummary]:
+        """Letters, oldest first.
+
+        Raises:
+            LetterNotFound: there is no such queue.
+        """
+        ...
+
+    async def letter(self, queue: str, letter_id: str) -> LetterDetail:
+        """One letter whole.
+
+        Raises:
+            LetterNotFound: none, or more than one, is meant.
+        """
+        ...
+
+    async def replay(self, queue: str, letter_id: str, *, body: bytes | None = None) -> PublishedMessage:
+        """Send a letter on, as it is or with another body, and remove it.
+
+        Raises:
+            LetterNotFound: as for `letter`. Unroutable: the letter stays.
+        """
+        ...
+
+    async def discard(self, queue: str, letter_id: str, *, reason: str) -> LetterSummary:
+        """Remove a letter for good; id and reason are logged.
+
+        Raises:
+            LetterNotFound: as for `letter`.
+        """
+        ...
+
+    async def pipeline(self) -> Pipeline:
+        """How messages are handled."""
+        ...
+
+    async def doctor(self) -> Diagnosis:
+        """Look for what is wrong. A check that fails is a result, not an error."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the connection; idempotent."""
+        ...

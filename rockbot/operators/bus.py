@@ -1,0 +1,157 @@
+"""The operator over an opened bus: RabbitMQ for a fleet, the in-memory bus inside the gateway of an embedded host."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, final
+
+from rockbot.operator import AskEvent
+from rockbot.operators.asking import ask
+from rockbot.operators.checks import Probe, bus_checks, letter_checks, run_probes
+from rockbot.operators.faults import InvalidRequest, OperatorError
+from rockbot.operators.models import Diagnosis, LetterDetail, LetterSummary, Pipeline, PublishedMessage, QueueInfo
+from rockbot_messaging.clock import Clock, IdSource
+from rockbot_messaging.envelope import HeaderValue, MessageEnvelope
+from rockbot_messaging.errors import Unroutable
+from rockbot_messaging.letters import UNROUTED
+from rockbot_messaging.ports import Door, MessageBus
+from rockbot_messaging.topics import check_topic
+
+__all__ = ["BusOperator"]
+
+_RESERVED: Final = ("x-", "rockbot-")
+
+
+@final
+class BusOperator:
+    """Implements `rockbot.operator.Operator`.
+
+    Args:
+        bus: opened by the caller; `close` closes it only through `on_close`.
+        pipeline: how the host is composed; None when this process does not know.
+        probes: further checks for `doctor`.
+        on_close: awaited by `close`.
+    """
+
+    def __init__(
+        self,
+        bus: MessageBus,
+        *,
+        clock: Clock,
+        ids: IdSource,
+        source: str = "rockbot-cli",
+        pipeline: Pipeline | None = None,
+        probes: Sequence[Probe] = (),
+        on_close: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._ids = ids
+        self._source = source
+        self._pipeline = pipeline
+        self._probes = tuple(probes)
+        self._on_close = on_close
+
+    async def publish(
+        self,
+        topic: str,
+        body: bytes,
+        *,
+        type: str = "",
+        correlation_id: str | None = None,
+        conversation_id: str | None = None,
+        headers: Mapping[str, HeaderValue] | None = None,
+    ) -> PublishedMessage:
+        check_topic(topic)
+        for name in headers or {}:
+            if not name or name.lower().startswith(_RESERVED):
+                raise InvalidRequest(f"header {name!r} cannot be set: names beginning with x- or rockbot- are reserved")
+        envelope = MessageEnvelope(
+            topic=topic,
+            body=body,
+            message_id=self._ids.new_id(),
+            type=type,
+            source=self._source,
+            timestamp_ms=self._clock.now_ms(),
+            content_type=_content_type(body),
+            correlation_id=correlation_id,
+            conversation_id=conversation_id,
+            headers=MappingProxyType(dict(headers or {})),
+        )
+        try:
+            await self._bus.publisher.publish(envelope, door=Door.COMMANDS)
+        except Unroutable:
+            raise Unroutable(
+                topic,
+                f"nobody receives topic {topic!r}. The message was kept: rockbot dlq show {UNROUTED} {envelope.message_id}",
+            ) from None
+        return _published(envelope)
+
+    def ask(
+        self, agent: str, text: str, *, conversation_id: str | None = None, timeout: float | None = None
+    ) -> AsyncIterator[AskEvent]:
+        return ask(
+            self._bus,
+            clock=self._clock,
+            ids=self._ids,
+            source=self._source,
+            agent=agent,
+            text=text,
+            conversation_id=conversation_id,
+            timeout=timeout,
+        )
+
+    async def queues(self) -> list[QueueInfo]:
+        return [QueueInfo.of(queue) for queue in await self._bus.dead_letters.queues()]
+
+    async def letters(self, queue: str, *, limit: int = 50, offset: int = 0) -> list[LetterSummary]:
+        letters = await self._bus.dead_letters.letters(queue, limit=limit, offset=offset)
+        return [LetterSummary.of(letter, queue) for letter in letters]
+
+    async def letter(self, queue: str, letter_id: str) -> LetterDetail:
+        return LetterDetail.of(await self._bus.dead_letters.letter(queue, letter_id), queue)
+
+    async def replay(self, queue: str, letter_id: str, *, body: bytes | None = None) -> PublishedMessage:
+        return _published(await self._bus.dead_letters.replay(queue, letter_id, body=body))
+
+    async def discard(self, queue: str, letter_id: str, *, reason: str) -> LetterSummary:
+        return LetterSummary.of(await self._bus.dead_letters.discard(queue, letter_id, reason=reason), queue)
+
+    async def pipeline(self) -> Pipeline:
+        if self._pipeline is None:
+            raise OperatorError("this process does not know how the host is composed")
+        return self._pipeline
+
+    async def doctor(self) -> Diagnosis:
+        checks = [*bus_checks(self._bus), *await letter_checks(self._bus), *await run_probes(self._probes)]
+        return Diagnosis(checks=tuple(checks))
+
+    async def close(self) -> None:
+        if self._on_close is not None:
+            act, self._on_close = self._on_close, None
+            await act()
+
+
+def _published(envelope: MessageEnvelope) -> PublishedMessage:
+    return PublishedMessage(
+        message_id=envelope.message_id,
+        topic=envelope.topic,
+        correlation_id=envelope.correlation_id,
+        conversation_id=envelope.conversation_id,
+    )
+
+
+def _content_type(body: bytes) -> str:
+    try:
+        json.loads(body)
+    except ValueError:
+        pass
+    else:
+        return "application/json"
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return "application/octet-stream"
+    return "text/plain"

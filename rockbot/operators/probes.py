@@ -1,0 +1,97 @@
+"""Checks of what a host stands on: settings, model, state, services."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+from rockbot.operators.checks import Probe
+from rockbot.operators.models import Check
+from rockbot.settings import ANTHROPIC_MODEL, Settings
+from rockbot.state.ports import StateStore
+
+__all__ = ["model_probes", "python_probe", "service_probe", "state_probe"]
+
+#: What the adapter of a model provider needs: extra and module.
+_PROVIDERS: Mapping[str, tuple[str, str]] = {"anthropic": ("anthropic", "anthropic")}
+
+
+class Described(Protocol):
+    """A service, as far as `doctor` asks it."""
+
+    def describe(self) -> Mapping[str, Any]: ...
+
+
+def python_probe() -> Check:
+    """Which interpreter runs, and which release of ours."""
+    from rockbot import __version__
+
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    return Check(name="version", status="ok", detail=f"rockbot {__version__} on Python {version}")
+
+
+def model_probes(settings: Settings) -> list[Check]:
+    """For each model that an agent uses, whether it can be called from here."""
+    models: dict[str, list[str]] = {}
+    for name, agent in settings.agents.items():
+        models.setdefault(settings.agent_model(agent), []).append(name)
+    return [_model(settings, model, agents) for model, agents in sorted(models.items())]
+
+
+def _model(settings: Settings, model: str, agents: list[str]) -> Check:
+    import os
+
+    provider, _, rest = model.partition("/")
+    detail = f"{model} for {', '.join(sorted(agents))}"
+    if not rest:
+        return Check(name="model", status="fail", detail=detail, advice="name it <provider>/<model>")
+    if provider == "scripted":
+        advice = f"it is a demonstration; set ANTHROPIC_API_KEY, or ROCKBOT_MODEL={ANTHROPIC_MODEL}"
+        return Check(name="model", status="ok", detail=f"{detail}: answers by rules, offline", advice=advice)
+    if provider in _PROVIDERS:
+        extra, module = _PROVIDERS[provider]
+        if find_spec(module) is None:
+            return Check(name="model", status="fail", detail=detail, advice=f"pip install 'rockbot[{extra}]'")
+    if provider == "anthropic" and settings.anthropic.api_key is None and not os.environ.get("ANTHROPIC_API_KEY"):
+        advice = "set ANTHROPIC_API_KEY, or anthropic.api_key in a secret file"
+        return Check(name="model", status="warn", detail=f"{detail}: no API key here", advice=advice)
+    return Check(name="model", status="ok", detail=detail)
+
+
+def state_probe(store: StateStore, address: str) -> Probe:
+    """Whether the state store answers."""
+
+    async def state() -> Check:
+        await store.now_ms()
+        shown = address.partition("://")[0] if "@" in address else address
+        if address.startswith("memory:"):
+            advice = "everything is lost when the process ends: set --state sqlite:///path"
+            return Check(name="state", status="warn", detail=shown, advice=advice)
+        return Check(name="state", status="ok", detail=shown)
+
+    return state
+
+
+def service_probe(name: str, service: Described) -> Probe:
+    """What a service says of itself; anything it lists as missing is a warning."""
+
+    async def probe() -> Check:
+        facts = dict(service.describe())
+        missing = facts.pop("missing", None)
+        detail = ", ".join(f"{key} {_plain(value)}" for key, value in facts.items()) or "running"
+        if missing:
+            advice = f"this machine does not offer it: {_plain(missing)}"
+            return Check(name=f"service {name}", status="warn", detail=detail, advice=advice)
+        return Check(name=f"service {name}", status="ok", detail=detail)
+
+    return probe
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return ", ".join(_plain(item) for item in value)
+    return str(value)

@@ -1,0 +1,113 @@
+"""Amounts: reserve before the call, settle after it, never beyond the limit."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from rockbot.state.contract.stores import StoreCases, StoresUnderTest
+from rockbot.state.keys import Key, key
+from rockbot.state.ports import Reservation, StateStore
+
+__all__ = ["AmountCases"]
+
+_B = key("acme", "budget", "tokens")
+
+
+async def _reserve(store: StateStore, amount: float, id: str, *, on: Key = _B, limit: float = 10) -> Reservation:
+    return await store.reserve(on, amount, limit=limit, id=id, ttl=60)
+
+
+class AmountCases(StoreCases):
+    """`reserve`, `settle`."""
+
+    async def test_an_amount_is_granted_up_to_the_limit_and_not_beyond(self, store: StateStore) -> None:
+        assert await _reserve(store, 6, "a") == Reservation(True, 6, 10)
+        assert await _reserve(store, 5, "b") == Reservation(False, 6, 10)
+        assert await _reserve(store, 4, "c") == Reservation(True, 10, 10)
+        assert await _reserve(store, 0.5, "d") == Reservation(False, 10, 10)
+
+    async def test_reserving_again_under_the_same_id_takes_nothing_more(self, store: StateStore) -> None:
+        await _reserve(store, 6, "a")
+        assert await _reserve(store, 6, "a") == Reservation(True, 6, 10)
+        await store.settle("a", 5)
+        assert await _reserve(store, 6, "a") == Reservation(True, 5, 10)
+
+    async def test_the_limit_holds_against_fifty_racing_reservations(
+        self, store: StateStore, other: StateStore
+    ) -> None:
+        asked = [_reserve((store, other)[n % 2], 3, f"call{n}", limit=100) for n in range(50)]
+        granted = [answer for answer in await asyncio.gather(*asked) if answer.granted]
+        assert len(granted) == 33
+        assert sorted(answer.taken for answer in granted) == [3 * n for n in range(1, 34)]
+        assert (await _reserve(store, 1, "last", limit=100)).granted
+        assert not (await _reserve(store, 1, "too much", limit=100)).granted
+
+    async def test_settling_replaces_the_reservation_by_what_was_used(self, store: StateStore) -> None:
+        await _reserve(store, 6, "a")
+        await store.settle("a", 2)
+        assert await _reserve(store, 8, "b") == Reservation(True, 10, 10)
+
+    async def test_settling_twice_counts_once(self, store: StateStore) -> None:
+        await _reserve(store, 6, "a")
+        await store.settle("a", 2)
+        await store.settle("a", 2)
+        await store.settle("a", 9)
+        assert (await _reserve(store, 1, "b")).taken == 3
+
+    async def test_more_may_be_used_than_was_reserved(self, store: StateStore) -> None:
+        await _reserve(store, 1, "a")
+        await store.settle("a", 25)
+        assert await _reserve(store, 1, "b") == Reservation(False, 25, 10)
+
+    async def test_settling_nothing_gives_the_amount_back_and_frees_the_id(self, store: StateStore) -> None:
+        await _reserve(store, 10, "a")
+        await store.settle("a", 0)
+        assert await _reserve(store, 10, "b") == Reservation(True, 10, 10)
+        assert not (await _reserve(store, 10, "a")).granted
+
+    async def test_settling_what_nobody_reserved_does_nothing(self, store: StateStore) -> None:
+        await store.settle("nobody", 5)
+        assert (await _reserve(store, 1, "a")).taken == 1
+
+    async def test_a_reservation_that_is_not_settled_in_time_is_given_back(
+        self, stores: StoresUnderTest, store: StateStore
+    ) -> None:
+        await _reserve(store, 10, "a")
+        await stores.advance(59)
+        assert not (await _reserve(store, 10, "b")).granted
+        await stores.advance(1)
+        assert await _reserve(store, 10, "b") == Reservation(True, 10, 10)
+        assert not (await _reserve(store, 10, "a")).granted
+
+    async def test_what_was_really_used_counts_also_when_it_is_told_late(
+        self, stores: StoresUnderTest, store: StateStore
+    ) -> None:
+        await _reserve(store, 10, "a")
+        await stores.advance(3600)
+        await store.settle("a", 7)
+        assert (await _reserve(store, 1, "b")).taken == 8
+
+    async def test_what_is_settled_stays_taken(self, stores: StoresUnderTest, store: StateStore) -> None:
+        await _reserve(store, 6, "a")
+        await store.settle("a", 6)
+        await stores.advance(30 * 24 * 3600)
+        assert await _reserve(store, 5, "b") == Reservation(False, 6, 10)
+
+    async def test_amounts_of_different_keys_and_tenants_are_apart(self, store: StateStore) -> None:
+        await _reserve(store, 10, "a")
+        elsewhere = key("other", "budget", "tokens")
+        assert await _reserve(store, 10, "b", on=elsewhere) == Reservation(True, 10, 10)
+        await store.settle("b", 0)
+        assert not (await _reserve(store, 1, "c")).granted
+
+    async def test_tenths_fill_a_limit_exactly(self, store: StateStore) -> None:
+        answers = [await _reserve(store, 0.1, f"c{n}", limit=0.3) for n in range(4)]
+        assert [answer.granted for answer in answers] == [True, True, True, False]
+
+    async def test_negative_amounts_are_refused(self, store: StateStore) -> None:
+        with pytest.raises(ValueError, match="-1"):
+            await _reserve(store, -1, "a")
+        with pytest.raises(ValueError, match="nan"):
+            await store.settle("a", float("nan"))

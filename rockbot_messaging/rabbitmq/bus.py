@@ -1,0 +1,115 @@
+"""RabbitMQ as a message bus: two connections, so that a broker that blocks publishers still takes acknowledgements."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import final
+
+from rockbot_messaging.clock import Clock, IdSource, RandomIds, SystemClock
+from rockbot_messaging.errors import BrokerUnreachable
+from rockbot_messaging.ports import BusHealth
+from rockbot_messaging.rabbitmq.channel import ChannelLost
+from rockbot_messaging.rabbitmq.connection import Link
+from rockbot_messaging.rabbitmq.dead_letters import RabbitDeadLetters
+from rockbot_messaging.rabbitmq.provision import Provision
+from rockbot_messaging.rabbitmq.publisher import Packer, RabbitPublisher
+from rockbot_messaging.rabbitmq.sender import Sender
+from rockbot_messaging.rabbitmq.settings import RabbitSettings
+from rockbot_messaging.rabbitmq.subscriber import RabbitSubscriber
+from rockbot_messaging.rabbitmq.topology import Names
+from rockbot_messaging.subscriptions import WorkSubscription
+
+__all__ = ["RabbitBus"]
+
+
+@final
+class RabbitBus:
+    """`MessageBus` on RabbitMQ 3.10 or newer. Opened and used in one event loop."""
+
+    def __init__(self, settings: RabbitSettings, clock: Clock | None = None, ids: IdSource | None = None) -> None:
+        clock = clock or SystemClock()
+        names = Names(settings.namespace)
+        self._settings = settings
+        self._outward = Link(settings, "publishing")
+        self._inward = Link(settings, "consuming")
+        self._provision = Provision(names)
+        packer = Packer(settings)
+        self._sender = Sender(self._outward, settings, self._provision.everything)
+        self._publisher = RabbitPublisher(self._sender, packer, names, clock)
+        self._subscriber = RabbitSubscriber(
+            self._inward, self._sender, packer, self._provision, names, settings, clock, ids or RandomIds()
+        )
+        self._dead_letters = RabbitDeadLetters(
+            self._inward, self._sender, packer, names, settings, clock, self._known_subscriptions
+        )
+        self._closed = False
+
+    @property
+    def publisher(self) -> RabbitPublisher:
+        return self._publisher
+
+    @property
+    def subscriber(self) -> RabbitSubscriber:
+        return self._subscriber
+
+    @property
+    def dead_letters(self) -> RabbitDeadLetters:
+        return self._dead_letters
+
+    async def open(self) -> None:
+        """See `MessageBus.open`; the exchanges exist afterwards.
+
+        Raises:
+            TopologyMismatch: an exchange or the unrouted queue exists with other arguments.
+        """
+        try:
+            await self._outward.open()
+            await self._inward.open()
+            await self._sender.warm()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def declare(self, subscriptions: Iterable[WorkSubscription]) -> None:
+        """See `MessageBus.declare`."""
+        wanted = list(subscriptions)
+        while True:
+            session = await self._outward.session(self._settings.connect_timeout)
+            with contextlib.suppress(ChannelLost):
+                await self._provision.add(session, wanted)
+                return
+            if not session.ended.is_set():
+                raise BrokerUnreachable(f"RabbitMQ at {self._settings.address} closed a channel while declaring")
+
+    def health(self) -> BusHealth:
+        """See `MessageBus.health`."""
+        links = (self._outward, self._inward)
+        connected = all(link.session_now is not None for link in links)
+        if not connected:
+            detail = f"{self._settings}: not connected: {next(k.trouble for k in links if k.session_now is None)}"
+        elif (session := self._outward.session_now) is not None and session.blocked:
+            detail = f"{self._settings}: publishers are blocked (the broker is short of memory or disk)"
+        else:
+            detail = str(self._settings)
+        return BusHealth(connected=connected, detail=detail, idle_seconds=self._subscriber.idle_seconds())
+
+    async def close(self) -> None:
+        """See `MessageBus.close`."""
+        if self._closed:
+            return
+        self._closed = True
+        await self._subscriber.close()
+        await self._sender.close()
+        await self._inward.close()
+        await self._outward.close()
+
+    def kill(self) -> None:
+        """End at once, as a killed process would: handlers are cancelled, nothing is settled, nobody is told."""
+        self._closed = True
+        for link in (self._inward, self._outward):
+            link.kill()
+        self._subscriber.kill()
+
+    def _known_subscriptions(self) -> set[str]:
+        return {*self._settings.subscriptions, *self._provision.work}

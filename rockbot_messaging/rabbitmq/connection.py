@@ -1,0 +1,267 @@
+"""One connection that comes back: whoever needs it asks for the session that stands now, or waits for the next one.
+
+Nothing is restored behind anybody's back. When a session ends, every consumer and publisher notices, takes the next one
+and sets itself up again from its own declarations; so there is one way to start and no second way to recover.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from typing import Any, final
+
+import aio_pika
+import aiormq
+from aio_pika.abc import AbstractChannel
+from aiormq.exceptions import AMQPConnectionError, AMQPError, AuthenticationError
+from yarl import URL
+
+from rockbot_messaging.errors import BrokerUnreachable, Closed
+from rockbot_messaging.rabbitmq.channel import Channel, ChannelLost
+from rockbot_messaging.rabbitmq.settings import RabbitSettings
+from rockbot_messaging.rabbitmq.tap import Outbox, TappedStream, TappedTransport
+
+__all__ = ["Link", "OpenChannel", "Session"]
+
+_log = logging.getLogger("rockbot_messaging.rabbitmq")
+
+
+@final
+class OpenChannel:
+    """A channel of a session: `content` for messages, `rpc` (the library's) for everything else."""
+
+    def __init__(self, owner: AbstractChannel, rpc: aiormq.abc.AbstractChannel, content: Channel) -> None:
+        self._owner = owner
+        self.rpc = rpc
+        self.content = content
+        self.ended = asyncio.Event()
+        rpc.closing.add_done_callback(self._closed)
+
+    def _closed(self, closing: asyncio.Future[Any]) -> None:
+        reason = "" if closing.cancelled() else str(closing.exception() or "")
+        self.content.fail(ChannelLost(reason or "the channel was closed"))
+        self.ended.set()
+
+    async def close(self) -> None:
+        """Close it; deliveries that were not settled go back."""
+        self.content.flush()
+        self.content.fail(ChannelLost("the channel was closed"))
+        with contextlib.suppress(AMQPError, OSError, RuntimeError, TimeoutError):
+            async with asyncio.timeout(5):
+                await self._owner.close()
+        self.ended.set()
+
+
+@final
+class Session:
+    """One connection from its opening to its end."""
+
+    def __init__(self, connection: aio_pika.Connection, transport: TappedTransport) -> None:
+        self._connection = connection
+        self._stream: TappedStream = transport.stream
+        self.outbox: Outbox = transport.outbox
+        assert connection.transport is not None
+        self._wire = connection.transport.connection
+        self.ended = asyncio.Event()
+        self._wire.closing.add_done_callback(lambda _: self.ended.set())
+        version = self._wire.server_properties.get("version", "")
+        self.server_version = version.decode() if isinstance(version, bytes) else str(version)
+
+    @property
+    def server_major(self) -> int:
+        """The broker's major version; 3 when it does not say."""
+        head = self.server_version.partition(".")[0]
+        return int(head) if head.isdigit() else 3
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the broker is short of memory or disk and takes no publishes."""
+        return not self._stream.unblocked.is_set()
+
+    @property
+    def end_reason(self) -> str:
+        """What the broker said when it closed the connection."""
+        return self._stream.close_reason
+
+    async def unblocked(self) -> None:
+        """Wait until the broker takes publishes."""
+        await self._stream.unblocked.wait()
+
+    async def channel(self, *, confirms: bool) -> OpenChannel:
+        """Open a channel.
+
+        Raises:
+            ChannelLost: the connection ended meanwhile.
+        """
+        try:
+            owner = self._connection.channel(publisher_confirms=confirms)
+            await owner.initialize()
+            rpc = await owner.get_underlay_channel()
+        except (AMQPError, OSError, RuntimeError) as exc:
+            raise ChannelLost(str(exc) or type(exc).__name__) from exc
+        content = Channel(rpc.number, self._wire.connection_tune.frame_max, self.outbox)
+        sinks = self._stream.sinks
+        sinks[rpc.number] = content
+        opened = OpenChannel(owner, rpc, content)
+
+        def forget(_: asyncio.Future[Any]) -> None:
+            if sinks.get(rpc.number) is content:
+                del sinks[rpc.number]
+
+        rpc.closing.add_done_callback(forget)
+        return opened
+
+    async def close(self) -> None:
+        """End it politely."""
+        self.outbox.flush()
+        with contextlib.suppress(AMQPError, OSError, RuntimeError, TimeoutError):
+            async with asyncio.timeout(5):
+                await self._connection.close()
+        self.ended.set()
+
+    def cut(self) -> None:
+        """End it as a broken wire would."""
+        self.outbox.abort()
+
+
+@final
+class Link:
+    """Keeps one connection to one broker."""
+
+    def __init__(self, settings: RabbitSettings, purpose: str) -> None:
+        self._settings = settings
+        self._purpose = purpose
+        self._context: ssl.SSLContext | None = None
+        self._session: Session | None = None
+        self._changed = asyncio.Condition()
+        self._keeper: asyncio.Task[None] | None = None
+        self._closed = False
+        self._hopeless = False
+        self.trouble = "not opened"
+
+    @property
+    def session_now(self) -> Session | None:
+        """The session that stands, if one does."""
+        session = self._session
+        return None if session is None or session.ended.is_set() else session
+
+    async def open(self) -> None:
+        """Connect, trying again until the time limit; a refusal that waiting does not cure is raised at once.
+
+        Raises:
+            BrokerUnreachable: it cannot be done.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.connect_timeout
+        while True:
+            try:
+                self._session = await self._connect(deadline - loop.time())
+                break
+            except BrokerUnreachable:
+                if self._hopeless or loop.time() + self._settings.reconnect_interval >= deadline:
+                    raise
+                await asyncio.sleep(self._settings.reconnect_interval)
+        self._keeper = asyncio.create_task(self._keep(), name=f"rabbitmq {self._purpose} connection")
+
+    async def session(self, timeout: float) -> Session:
+        """The session that stands, or the next one within `timeout` seconds.
+
+        Raises:
+            BrokerUnreachable: there is none, and none came.
+            Closed: the link was closed or never opened.
+        """
+        if (session := self.session_now) is not None:
+            return session
+        try:
+            async with asyncio.timeout(timeout), self._changed:
+                while True:
+                    if self._closed or self._keeper is None:
+                        raise Closed("the connection to the broker was closed, or never opened")
+                    if (session := self.session_now) is not None:
+                        return session
+                    await self._changed.wait()
+        except TimeoutError:
+            raise BrokerUnreachable(self._explain(self.trouble)) from None
+
+    async def close(self) -> None:
+        """Disconnect for good."""
+        self._closed = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+        async with self._changed:
+            self._changed.notify_all()
+
+    def kill(self) -> None:
+        """Cut the connection and do not come back."""
+        self._closed = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+        if self._session is not None:
+            self._session.cut()
+
+    async def _keep(self) -> None:
+        while True:
+            assert self._session is not None
+            await self._session.ended.wait()
+            self.trouble = self._session.end_reason or "the connection was lost"
+            _log.warning("%s; connecting again", self._explain(self.trouble))
+            # The library notices the end before its own tasks are done with it.
+            await self._session.close()
+            while True:
+                try:
+                    self._session = await self._connect(self._settings.connect_timeout)
+                    break
+                except BrokerUnreachable as exc:
+                    _log.warning("%s; trying again every %g s", exc, self._settings.reconnect_interval)
+                    await asyncio.sleep(self._settings.reconnect_interval)
+            _log.info("connected again to RabbitMQ at %s", self._settings.address)
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def _connect(self, timeout: float) -> Session:
+        settings = self._settings
+        try:
+            if self._context is None:
+                self._context = await asyncio.to_thread(settings.ssl_context)
+        except (OSError, ValueError) as exc:
+            self._hopeless = True
+            raise BrokerUnreachable(self._explain(f"a TLS file cannot be used: {exc}")) from None
+        transport = TappedTransport(self._context)
+        connection = aio_pika.Connection(
+            URL(settings.connection_url),
+            ssl_context=self._context,
+            client_properties={"connection_name": f"{settings.namespace} {self._purpose}"},
+        )
+        connection.kwargs["transport_factory"] = transport
+        try:
+            async with asyncio.timeout(max(timeout, 0.1)):
+                await connection.connect()
+            return Session(connection, transport)
+        except (AMQPError, OSError, TimeoutError) as exc:
+            stream = getattr(transport, "stream", None)
+            # Waiting cures neither wrong credentials (403) nor a missing virtual host (530).
+            self._hopeless = isinstance(exc, AuthenticationError) or (
+                stream is not None and stream.close_code in (403, 530)
+            )
+            self.trouble = (stream.close_reason if stream is not None else "") or _reason(exc)
+            with contextlib.suppress(AMQPError, OSError, RuntimeError):
+                await connection.close()
+            raise BrokerUnreachable(self._explain(self.trouble)) from None
+
+    def _explain(self, trouble: str) -> str:
+        where = f"RabbitMQ at {self._settings.address} (virtual host {self._settings.vhost!r})"
+        return f"{where} cannot be used: {trouble}"
+
+
+def _reason(exc: BaseException) -> str:
+    if isinstance(exc, TimeoutError):
+        return "no answer in time"
+    if isinstance(exc, AMQPConnectionError | OSError) and exc.args:
+        return str(exc.args[-1])
+    return str(exc) or type(exc).__name__

@@ -1,0 +1,294 @@
+"""One running subscription: it sets itself up on every session, hands deliveries to its handler and settles them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, final
+
+from aiormq.exceptions import AMQPError
+
+from rockbot_messaging.clock import Clock, IdSource
+from rockbot_messaging.envelope import MessageEnvelope
+from rockbot_messaging.errors import BrokerUnreachable, Closed, TopologyMismatch, Undecodable
+from rockbot_messaging.identity import derive_id
+from rockbot_messaging.letters import Failure
+from rockbot_messaging.ports import MessageHandler
+from rockbot_messaging.rabbitmq.acks import Acks
+from rockbot_messaging.rabbitmq.channel import ChannelLost
+from rockbot_messaging.rabbitmq.connection import Link, OpenChannel, Session
+from rockbot_messaging.rabbitmq.declaring import NameTaken
+from rockbot_messaging.rabbitmq.handling import Handling, Item
+from rockbot_messaging.rabbitmq.settling import Settler
+from rockbot_messaging.rabbitmq.wire import Delivery, decode
+from rockbot_messaging.retries import RetryPolicy
+from rockbot_messaging.settlement import Bury, decide, still_waiting
+from rockbot_messaging.verdicts import Ack, Retry, Verdict
+
+__all__ = ["Consuming", "RabbitConsumption"]
+
+_log = logging.getLogger("rockbot_messaging.rabbitmq")
+
+#: Seconds between two attempts to consume again while the connection itself stands.
+_AGAIN: Final = 0.25
+#: Seconds that cancelled handlers get to end.
+_GRACE: Final = 5.0
+
+
+@final
+class Consuming:
+    """What a subscription needs to run. `settler` and `retry` are None for a watch subscription."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        queue: str,
+        prefetch: int,
+        parallelism: int,
+        retry: RetryPolicy | None,
+        settler: Settler | None,
+        handler: MessageHandler,
+        prepare: Callable[[Session], Awaitable[None]],
+        own_user: str | None,
+    ) -> None:
+        self.name = name
+        self.queue = queue
+        self.prefetch = prefetch
+        self.parallelism = parallelism
+        self.retry = retry
+        self.settler = settler
+        self.handler = handler
+        self.prepare = prepare
+        self.own_user = own_user
+
+
+@final
+class RabbitConsumption:
+    """`Consumption` on RabbitMQ."""
+
+    def __init__(self, what: Consuming, link: Link, clock: Clock, ids: IdSource, ended: Callable[[], None]) -> None:
+        self._what = what
+        self._link = link
+        self._clock = clock
+        self._ids = ids
+        self._ended = ended
+        self._handling = Handling(self._handle, what.parallelism, on_idle=self._flush)
+        self._channel: OpenChannel | None = None
+        self._acks: Acks | None = None
+        self._consumer_tag = ""
+        self._cancelled = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._idle_since: float | None = clock.monotonic()
+
+    @property
+    def address(self) -> str:
+        """See `Consumption.address`; the same over every reconnect."""
+        return self._what.queue
+
+    @property
+    def idle_seconds(self) -> float | None:
+        """Seconds without a consumer, None while there is one."""
+        return None if self._idle_since is None else self._clock.monotonic() - self._idle_since
+
+    async def start(self, timeout: float) -> None:
+        """Consume, and keep doing so.
+
+        Raises:
+            TopologyMismatch, BrokerUnreachable, Closed: see the subscriber port.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout
+        while True:
+            left = deadline - asyncio.get_running_loop().time()
+            session = await self._link.session(max(left, 0))
+            try:
+                await self._consume(session)
+                break
+            except (ChannelLost, NameTaken) as exc:
+                if left <= 0:
+                    raise BrokerUnreachable(f"cannot consume {self._what.queue!r}: {exc}") from None
+                await asyncio.sleep(_AGAIN)
+        self._keeper = asyncio.create_task(self._keep(), name=f"consumer of {self._what.queue}")
+
+    async def stop(self, *, timeout: float) -> int:
+        """See `Consumption.stop`; deliveries not begun go back at once."""
+        if self._stopping:
+            return 0
+        self._stopping = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        channel = self._channel
+        if channel is not None and channel.content.lost is None:
+            channel.content.flush()
+            try:
+                async with asyncio.timeout(_GRACE):
+                    await channel.rpc.basic_cancel(self._consumer_tag)
+            except (AMQPError, OSError, RuntimeError, TimeoutError) as exc:
+                _log.debug("cancelling the consumer of %s: %s", self._what.queue, exc)
+        waiting = self._handling.withdraw()
+        for item in waiting:
+            item.acks.hand_back(item.delivery.tag)
+        await self._handling.settled(timeout)
+        cancelled = self._handling.cancel()
+        if cancelled:
+            await self._handling.settled(_GRACE)
+        self._flush()
+        if channel is not None:
+            await channel.close()
+        if self._acks is not None:
+            self._acks.drop()
+        self._idle_since = None
+        self._ended()
+        return len(waiting) + cancelled
+
+    def kill(self) -> None:
+        """Stop without settling anything; the connection has been cut before."""
+        self._stopping = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+        if self._channel is not None:
+            self._channel.content.fail(ChannelLost("killed"))
+        if self._acks is not None:
+            self._acks.drop()
+        self._handling.withdraw()
+        self._handling.cancel()
+
+    # -- being a consumer ------------------------------------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        while True:
+            assert self._channel is not None
+            await self._until_lost(self._channel)
+            self._idle_since = self._clock.monotonic()
+            _log.warning("the consumer of %s is gone; consuming again", self._what.queue)
+            # What was not begun comes again on the next channel; what was begun is left to end, its settlement is void.
+            self._handling.withdraw()
+            if self._acks is not None:
+                self._acks.drop()
+            await self._channel.close()
+            while True:
+                try:
+                    await self._consume(await self._link.session(3600))
+                    break
+                except (ChannelLost, NameTaken, BrokerUnreachable) as exc:
+                    _log.debug("cannot consume %s yet: %s", self._what.queue, exc)
+                except TopologyMismatch as exc:
+                    _log.error("cannot consume %s: %s", self._what.queue, exc)
+                except Closed:
+                    return
+                await asyncio.sleep(_AGAIN)
+
+    async def _until_lost(self, channel: OpenChannel) -> None:
+        waits = [asyncio.create_task(channel.ended.wait()), asyncio.create_task(self._cancelled.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _consume(self, session: Session) -> None:
+        await self._what.prepare(session)
+        channel = await session.channel(confirms=False)
+        acks = Acks(channel.content, batch=max(1, self._what.prefetch // 4))
+        content, offer = channel.content, self._handling.offer
+
+        def deliver(delivery: Delivery) -> None:
+            offer(Item(delivery, content, acks))
+
+        content.receive(deliver)
+        self._cancelled.clear()
+        try:
+            await channel.rpc.basic_qos(prefetch_count=self._what.prefetch)
+            channel.rpc.on_consumer_cancel_callbacks.add(self._on_cancel)
+            consume = await channel.rpc.basic_consume(self._what.queue, _never)
+        except (AMQPError, OSError, RuntimeError) as exc:
+            await channel.close()
+            raise ChannelLost(str(exc) or type(exc).__name__) from exc
+        except BaseException:
+            await channel.close()
+            raise
+        self._channel, self._acks = channel, acks
+        self._consumer_tag = consume.consumer_tag or ""
+        self._idle_since = None
+
+    def _on_cancel(self, _: Any) -> None:
+        self._cancelled.set()
+
+    def _flush(self) -> None:
+        if self._acks is not None:
+            self._acks.flush()
+
+    # -- one delivery ----------------------------------------------------------------------------------------------
+
+    async def _handle(self, item: Item) -> None:
+        try:
+            await self._handle_and_settle(item)
+        except asyncio.CancelledError:
+            item.acks.hand_back(item.delivery.tag)
+            raise
+
+    async def _handle_and_settle(self, item: Item) -> None:
+        what = self._what
+        try:
+            envelope = decode(item.delivery, self._ids, own_user=what.own_user)
+        except Undecodable as exc:
+            await self._undecodable(item, exc)
+            return
+        if envelope.due_ms is not None and what.settler is not None:
+            waiting = still_waiting(envelope, self._clock.now_ms())
+            if waiting is not None:
+                await what.settler.carry_out(waiting, item)
+                return
+        try:
+            verdict: Verdict = await what.handler(envelope)
+        except Exception as exc:
+            verdict = _counted(exc)
+        if type(verdict) is Ack:
+            item.acks.ack(item.delivery.tag)
+        elif what.settler is None or what.retry is None:
+            _log.warning("watcher %s did not handle message %s: %s", what.name, envelope.message_id, verdict)
+            item.acks.ack(item.delivery.tag)
+        else:
+            now = self._clock.now_ms()
+            await what.settler.carry_out(decide(envelope, verdict, what.retry, queue=what.queue, now_ms=now), item)
+
+    async def _undecodable(self, item: Item, problem: Undecodable) -> None:
+        what, delivery = self._what, item.delivery
+        _log.warning("undecodable message in %s: %s", what.queue, problem)
+        if what.settler is None:
+            item.acks.ack(delivery.tag)
+            return
+        topic = delivery.routing_key
+        digest = hashlib.sha256(delivery.properties + delivery.body).hexdigest()
+        envelope = MessageEnvelope(
+            topic=topic,
+            body=delivery.body,
+            message_id=derive_id(f"undecodable\x1f{topic}", digest),
+            type="",
+            content_type="application/octet-stream",
+        )
+        failure = Failure(
+            reason=f"undecodable: {problem}",
+            queue=what.queue,
+            topic=topic,
+            at_ms=self._clock.now_ms(),
+            error_type=type(problem).__name__,
+        )
+        await what.settler.carry_out(Bury(envelope, failure), item, problem=str(problem))
+
+
+def _counted(exc: Exception) -> Retry:
+    return Retry(
+        reason=" ".join(str(exc).split())[:500],
+        error_type=type(exc).__name__,
+        traceback="".join(traceback.format_exception(exc)),
+    )
+
+
+async def _never(_: object) -> None:
+    """The library wants a callback; deliveries never reach it."""

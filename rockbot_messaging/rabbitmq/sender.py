@@ -1,0 +1,192 @@
+"""Stores messages for certain, or says that it is not certain: confirms, reconnects and time limits in one place.
+
+Everything that publishes goes through here: users, retries, dead letters, replays. A publish whose channel dies before
+its confirm came is made again on the next one, with the same id; so it may be stored twice, but never not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, final
+
+from rockbot_messaging.errors import (
+    BrokerUnreachable,
+    Closed,
+    MessagingError,
+    NotConfirmed,
+    TopologyMismatch,
+    Unroutable,
+)
+from rockbot_messaging.rabbitmq.channel import Channel, ChannelLost, Outcome, Parcel, Returned
+from rockbot_messaging.rabbitmq.connection import Link, OpenChannel, Session
+from rockbot_messaging.rabbitmq.settings import RabbitSettings
+
+__all__ = ["Sender"]
+
+_log = logging.getLogger("rockbot_messaging.rabbitmq")
+
+#: Publishes that may wait for their confirm at the same time; beyond it more in flight only costs memory.
+_WINDOW: Final = 1000
+_BATCH: Final = 500
+
+#: Times a message may meet the end of its channel (not of the connection) before it is taken to be the cause.
+_CHANNEL_DEATHS: Final = 2
+
+
+@final
+class Sender:
+    """Publishes parcels on one confirming channel of a link, reopened as often as needed."""
+
+    def __init__(self, link: Link, settings: RabbitSettings, prepare: Callable[[Session], Awaitable[None]]) -> None:
+        self._link = link
+        self._settings = settings
+        self._prepare = prepare
+        self._open: tuple[Session, OpenChannel] | None = None
+        self._opening = asyncio.Lock()
+        self._closed = False
+
+    async def deliver(self, parcels: Sequence[Parcel]) -> list[MessagingError | None]:
+        """Store all parcels; for each the error that it met, or None: `Unroutable` (mandatory ones), `NotConfirmed`,
+        `BrokerUnreachable`, `TopologyMismatch` or `Closed`."""
+        results: list[MessagingError | None] = [None] * len(parcels)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.confirm_timeout
+        todo = list(range(len(parcels)))
+        tried: set[int] = set()
+        deaths = 0
+        while todo:
+            try:
+                session, channel = await self._channel(deadline)
+                todo, reason = await self._round(channel, parcels, todo, results, deadline, tried)
+            except (BrokerUnreachable, Closed, TopologyMismatch) as exc:
+                for index in todo:
+                    results[index] = _unconfirmed(str(exc)) if index in tried else exc
+                break
+            except _Blocked as exc:
+                for index in todo:
+                    results[index] = NotConfirmed(str(exc))
+                break
+            if todo and not session.ended.is_set():
+                deaths += 1
+                if deaths >= _CHANNEL_DEATHS:
+                    for index in todo:
+                        results[index] = _unconfirmed(f"the broker closed the channel: {reason}")
+                    break
+        return results
+
+    def deliver_lossy(self, parcels: Sequence[Parcel]) -> None:
+        """Send without waiting for anything; dropped while there is no connection or the broker is blocked."""
+        if self._closed:
+            raise Closed("this publisher was closed")
+        opened = self._open
+        if opened is None or opened[1].content.lost is not None or opened[0].blocked:
+            _log.debug("dropped %d lossy messages: not connected", len(parcels))
+            return
+        for parcel in parcels:
+            opened[1].content.publish_lossy(parcel)
+
+    async def warm(self) -> None:
+        """Open the channel, so that the first publish finds it."""
+        await self._channel(asyncio.get_running_loop().time() + self._settings.connect_timeout)
+
+    async def close(self) -> None:
+        """Take nothing more."""
+        self._closed = True
+        if self._open is not None:
+            await self._open[1].close()
+
+    async def _round(
+        self,
+        channel: Channel,
+        parcels: Sequence[Parcel],
+        todo: list[int],
+        results: list[MessagingError | None],
+        deadline: float,
+        tried: set[int],
+    ) -> tuple[list[int], str]:
+        """Publish what is to do once; returns what met the end of the channel, and why it ended."""
+        again: list[int] = []
+        reason = ""
+        for start in range(0, len(todo), _BATCH):
+            batch = todo[start : start + _BATCH]
+            futures: list[asyncio.Future[Outcome]] = []
+            try:
+                async with asyncio.timeout_at(deadline):
+                    if channel.outstanding >= _WINDOW:
+                        await channel.room(_WINDOW)
+                    futures = channel.publish([parcels[index] for index in batch])
+                    tried.update(batch)
+                    for future in futures:
+                        await future
+            except TimeoutError:
+                pass
+            for position, index in enumerate(batch):
+                future_now = futures[position] if futures else None
+                if future_now is None or not future_now.done() or future_now.cancelled():
+                    results[index] = _unconfirmed(f"no confirm within {self._settings.confirm_timeout:g} s")
+                    continue
+                outcome = future_now.result()
+                if outcome is None:
+                    continue
+                if isinstance(outcome, ChannelLost):
+                    again.append(index)
+                    reason = str(outcome)
+                elif isinstance(outcome, Returned):
+                    results[index] = Unroutable(parcels[index].routing_key)
+                else:
+                    results[index] = NotConfirmed(f"message {parcels[index].message_id}: {outcome}")
+        return again, reason
+
+    async def _channel(self, deadline: float) -> tuple[Session, Channel]:
+        if self._closed:
+            raise Closed("this publisher was closed")
+        opened = self._open
+        if opened is not None and opened[1].content.lost is None and not opened[0].blocked:
+            return opened[0], opened[1].content
+        return await self._reopen(deadline)
+
+    async def _reopen(self, deadline: float) -> tuple[Session, Channel]:
+        loop = asyncio.get_running_loop()
+        patience = min(self._settings.connect_timeout, deadline - loop.time())
+        async with self._opening:
+            while True:
+                session = await self._link.session(patience)
+                if session.blocked:
+                    await self._wait_unblocked(session, deadline)
+                if self._open is not None and self._open[1].content.lost is None and self._open[0] is session:
+                    return session, self._open[1].content
+                with contextlib.suppress(ChannelLost):
+                    await self._prepare(session)
+                    channel = await session.channel(confirms=True)
+                    self._open = (session, channel)
+                    return session, channel.content
+                if loop.time() >= deadline:
+                    raise BrokerUnreachable(f"RabbitMQ at {self._settings.address} keeps closing the connection")
+                await asyncio.sleep(0.05)
+
+    async def _wait_unblocked(self, session: Session, deadline: float) -> None:
+        _log.warning("RabbitMQ at %s blocks publishers (short of memory or disk); waiting", self._settings.address)
+        unblocked = asyncio.create_task(session.unblocked())
+        ended = asyncio.create_task(session.ended.wait())
+        try:
+            timeout = max(0.0, deadline - asyncio.get_running_loop().time())
+            done, _ = await asyncio.wait((unblocked, ended), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            unblocked.cancel()
+            ended.cancel()
+        if not done:
+            raise _Blocked(
+                f"RabbitMQ at {self._settings.address} blocks publishers (short of memory or disk) and did not let go "
+                f"within {self._settings.confirm_timeout:g} s; nothing was sent"
+            )
+
+
+class _Blocked(Exception):
+    """The broker takes no publishes."""
+
+
+def _unconfirmed(why: str) -> NotConfirmed:
+    return NotConfirmed(f"{why}; it may or may not be stored: publish again with the same id")

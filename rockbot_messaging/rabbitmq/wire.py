@@ -1,0 +1,257 @@
+"""Envelopes as AMQP property lists, and back.
+
+Writing is strict and always builds a new property list, so that nothing of an earlier delivery (death history, carbon
+copies, expiration, another user's id) can travel on. Reading is tolerant: a field that is missing or of another type
+is as if it were not there; only a property list that cannot be taken apart at all is undecodable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, final
+
+from rockbot_messaging.clock import IdSource
+from rockbot_messaging.envelope import DEFAULT_TENANT, SCHEMA_VERSION, HeaderValue, MessageEnvelope, ReturnAddress
+from rockbot_messaging.errors import Undecodable
+from rockbot_messaging.identity import foreign_id
+from rockbot_messaging.rabbitmq import cloudevents
+from rockbot_messaging.rabbitmq.fields import Properties, decode_properties
+
+__all__ = ["HEADER_PREFIX", "Delivery", "decode", "properties_of", "to_properties"]
+
+HEADER_PREFIX: Final = "rockbot-"
+
+_SCHEMA: Final = "rockbot-schema"
+_TOPIC: Final = "rockbot-topic"
+_USER: Final = "rockbot-user"
+_NO_HEADERS: Final[Mapping[str, HeaderValue]] = MappingProxyType({})
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+_NOT_FREE: Final = frozenset({"traceparent", "tracestate", "CC", "BCC"})
+
+
+@final
+class Delivery:
+    """One message as the broker handed it over, its property list still in bytes."""
+
+    __slots__ = ("body", "exchange", "properties", "redelivered", "routing_key", "tag")
+
+    def __init__(
+        self, tag: int, exchange: str, routing_key: str, properties: bytes, body: bytes, *, redelivered: bool
+    ) -> None:
+        self.tag = tag
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.properties = properties
+        self.body = body
+        self.redelivered = redelivered
+
+
+def properties_of(delivery: Delivery) -> Properties:
+    """The property list of a delivery.
+
+    Raises:
+        Undecodable: it cannot be taken apart.
+    """
+    try:
+        return decode_properties(delivery.properties)
+    except ValueError as exc:
+        raise Undecodable(f"the message's AMQP properties cannot be read: {exc}") from None
+
+
+def decode(delivery: Delivery, ids: IdSource, *, own_user: str | None) -> MessageEnvelope:
+    """The envelope of a delivery.
+
+    A message that carries no `rockbot-schema` header is foreign: its identity is derived from what it does carry, and
+    `ids` is asked only when that is nothing. A topic header counts only when the message came by queue name, and the
+    user kept by an earlier hand only when that hand was `own_user`.
+
+    Raises:
+        Undecodable: the property list cannot be taken apart, or the body is no CloudEvent although it claims to be.
+    """
+    properties = properties_of(delivery)
+    headers = properties.headers or _NOTHING
+    schema = headers.get(_SCHEMA)
+    if type(schema) is int and properties.message_id:
+        return _envelope(delivery, properties, headers, properties.message_id, schema, own_user)
+    return _foreign(delivery, properties, headers, ids, own_user)
+
+
+def _foreign(
+    delivery: Delivery, properties: Properties, headers: Mapping[str, Any], ids: IdSource, own_user: str | None
+) -> MessageEnvelope:
+    taken: frozenset[str] = frozenset()
+    event = cloudevents.read_structured(properties.content_type, delivery.body)
+    if event is None and (found := cloudevents.read_binary(headers)):
+        event, taken = found
+    message_id = properties.message_id
+    publisher = properties.user_id or properties.app_id
+    if event is not None:
+        message_id = event.id or message_id
+        publisher = properties.user_id or event.source or properties.app_id
+        headers = {name: value for name, value in headers.items() if name not in taken}
+    draft = _envelope(delivery, properties, headers, "", SCHEMA_VERSION, own_user)
+    if event is not None:
+        draft = draft.replace(
+            type=event.type or draft.type,
+            source=event.source or draft.source,
+            timestamp_ms=draft.timestamp_ms if event.timestamp_ms is None else event.timestamp_ms,
+            content_type=event.content_type or draft.content_type,
+            correlation_id=event.correlation_id or draft.correlation_id,
+            traceparent=event.traceparent or draft.traceparent,
+            tracestate=event.tracestate or draft.tracestate,
+            body=draft.body if event.body is None else event.body,
+        )
+    identity = foreign_id(
+        publisher=publisher,
+        topic=draft.topic,
+        message_id=message_id,
+        reply_to=properties.reply_to,
+        correlation_id=properties.correlation_id,
+        body=delivery.body,
+    )
+    return draft.replace(message_id=identity or ids.new_id())
+
+
+def _envelope(
+    delivery: Delivery,
+    properties: Properties,
+    headers: Mapping[str, Any],
+    message_id: str,
+    schema: int,
+    own_user: str | None,
+) -> MessageEnvelope:
+    def text(name: str) -> str | None:
+        value = headers.get(name)
+        return value if type(value) is str and value else None
+
+    def number(name: str) -> int | None:
+        value = headers.get(name)
+        return value if type(value) is int else None
+
+    # Ternaries instead of calls: most headers are absent, and this runs for every message.
+    history = text("rockbot-history") if "rockbot-history" in headers else None
+    return_topic = text("rockbot-return-topic") if "rockbot-return-topic" in headers else None
+    user = properties.user_id
+    if user is not None and user == own_user:
+        user = text(_USER) or user
+    return MessageEnvelope(
+        topic=delivery.routing_key if delivery.exchange else text(_TOPIC) or delivery.routing_key,
+        body=delivery.body,
+        message_id=message_id,
+        type=properties.type or "",
+        source=properties.app_id or "",
+        timestamp_ms=_milliseconds(properties.timestamp),
+        content_type=properties.content_type or "application/json",
+        tenant=text("rockbot-tenant") or DEFAULT_TENANT,
+        schema_version=schema,
+        correlation_id=properties.correlation_id,
+        reply_to=properties.reply_to,
+        destination=text("rockbot-destination") if "rockbot-destination" in headers else None,
+        causation_id=text("rockbot-causation-id") if "rockbot-causation-id" in headers else None,
+        conversation_id=text("rockbot-conversation-id") if "rockbot-conversation-id" in headers else None,
+        root_task_id=text("rockbot-root-task-id") if "rockbot-root-task-id" in headers else None,
+        deadline_ms=number("rockbot-deadline") if "rockbot-deadline" in headers else None,
+        attempt=max(1, number("rockbot-attempt") or 1) if "rockbot-attempt" in headers else 1,
+        handbacks=max(0, number("rockbot-handbacks") or 0) if "rockbot-handbacks" in headers else 0,
+        due_ms=number("rockbot-due") if "rockbot-due" in headers else None,
+        return_address=ReturnAddress(return_topic, text("rockbot-return-token") or "") if return_topic else None,
+        user_id=user,
+        traceparent=text("traceparent") if "traceparent" in headers else None,
+        tracestate=text("tracestate") if "tracestate" in headers else None,
+        durable=properties.delivery_mode != 1,
+        redelivered=delivery.redelivered,
+        history=tuple(history.split("\n")) if history else (),
+        headers=_free(headers) if headers else _NO_HEADERS,
+    )
+
+
+def _free(headers: Mapping[str, Any]) -> Mapping[str, HeaderValue]:
+    free = {
+        name: value
+        for name, value in headers.items()
+        if not name.startswith((HEADER_PREFIX, "x-")) and name not in _NOT_FREE and type(value) in _SCALARS
+    }
+    return MappingProxyType(free) if free else _NO_HEADERS
+
+
+def _milliseconds(timestamp: int | None) -> int:
+    """AMQP counts seconds; who sends milli-, micro- or nanoseconds is understood by the size of the number."""
+    if not timestamp:
+        return 0
+    if timestamp < 10**11:
+        return timestamp * 1000
+    while timestamp >= 10**14:
+        timestamp //= 1000
+    return timestamp
+
+
+def to_properties(
+    envelope: MessageEnvelope,
+    *,
+    user: str | None,
+    by_queue: bool = False,
+    passed_on: bool = False,
+    extra: Mapping[str, HeaderValue] = _NO_HEADERS,
+) -> Properties:
+    """The property list of `envelope`.
+
+    Args:
+        envelope: the message.
+        user: the user of this connection, as its signature; None for none.
+        by_queue: it goes past the exchanges, so its topic must travel in a header.
+        passed_on: it is a delivery on its way to a delay or dead-letter queue and back: the user the broker validated
+            then is kept beside our own signature, and it is stored durably.
+        extra: further headers.
+
+    Raises:
+        ValueError: a free header uses a name that is not free.
+    """
+    headers: dict[str, Any] = {_SCHEMA: envelope.schema_version, "rockbot-tenant": envelope.tenant}
+    if by_queue:
+        headers[_TOPIC] = envelope.topic
+    if envelope.causation_id is not None:
+        headers["rockbot-causation-id"] = envelope.causation_id
+    if envelope.conversation_id is not None:
+        headers["rockbot-conversation-id"] = envelope.conversation_id
+    if envelope.root_task_id is not None:
+        headers["rockbot-root-task-id"] = envelope.root_task_id
+    if envelope.destination is not None:
+        headers["rockbot-destination"] = envelope.destination
+    if envelope.deadline_ms is not None:
+        headers["rockbot-deadline"] = envelope.deadline_ms
+    if envelope.attempt != 1:
+        headers["rockbot-attempt"] = envelope.attempt
+    if envelope.handbacks:
+        headers["rockbot-handbacks"] = envelope.handbacks
+    if envelope.due_ms is not None:
+        headers["rockbot-due"] = envelope.due_ms
+    if envelope.return_address is not None:
+        headers["rockbot-return-topic"] = envelope.return_address.topic
+        headers["rockbot-return-token"] = envelope.return_address.token
+    if envelope.history:
+        headers["rockbot-history"] = "\n".join(envelope.history)
+    if envelope.traceparent is not None:
+        headers["traceparent"] = envelope.traceparent
+    if envelope.tracestate is not None:
+        headers["tracestate"] = envelope.tracestate
+    if passed_on and user is not None and envelope.user_id not in (None, user):
+        headers[_USER] = envelope.user_id
+    for name, value in envelope.headers.items():
+        if name.startswith((HEADER_PREFIX, "x-")) or name in _NOT_FREE:
+            raise ValueError(f"header {name!r} is not free: names beginning with 'x-' or {HEADER_PREFIX!r} are taken")
+        headers[name] = value
+    headers.update(extra)
+    return Properties(
+        content_type=envelope.content_type,
+        headers=headers,
+        delivery_mode=2 if envelope.durable or passed_on else 1,
+        correlation_id=envelope.correlation_id,
+        reply_to=envelope.reply_to,
+        message_id=envelope.message_id,
+        timestamp=envelope.timestamp_ms // 1000 or None,
+        type=envelope.type or None,
+        user_id=user,
+        app_id=envelope.source or None,
+    )

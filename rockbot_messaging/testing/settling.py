@@ -1,0 +1,173 @@
+"""Cases: retries, their delays and counters, and the way into a dead-letter queue."""
+
+from __future__ import annotations
+
+import pytest
+
+from rockbot_messaging.retries import RetryPolicy
+from rockbot_messaging.subscriptions import WorkSubscription
+from rockbot_messaging.testing.harness import Harness, buried, depth, message, pass_time_until
+from rockbot_messaging.testing.recorder import Recorder
+from rockbot_messaging.verdicts import DeadLetter, Retry
+
+__all__ = ["SettlingCases"]
+
+_SOON = RetryPolicy(max_attempts=3, delays=(1,))
+
+
+class SettlingCases:
+    """A verdict is carried out as `rockbot_messaging.settlement` decides."""
+
+    async def test_retries_are_counted_never_early_and_in_the_end_a_dead_letter(self, harness: Harness) -> None:
+        bus = await harness.connect()
+        taker = Recorder(
+            [ValueError("the first\nfailure"), Retry(reason="the second"), KeyError("the third")], clock=harness.clock
+        )
+        bystander = Recorder()
+        work = WorkSubscription(name="work", patterns=("job",), retry=_SOON)
+        consumption = await bus.subscriber.subscribe(work, taker)
+        await bus.subscriber.subscribe(WorkSubscription(name="bystander", patterns=("job",)), bystander)
+        sent = message("job", b"payload", headers={"colour": "red"}, correlation_id="7")
+        await bus.publisher.publish(sent)
+        await pass_time_until(harness, lambda: taker.finished >= 3)
+        assert [one.attempt for one in taker.envelopes] == [1, 2, 3]
+        assert {one.message_id for one in taker.envelopes} == {sent.message_id}
+        assert {one.topic for one in taker.envelopes} == {"job"}
+        assert {one.body for one in taker.envelopes} == {b"payload"}
+        assert [dict(one.headers) for one in taker.envelopes] == [{"colour": "red"}] * 3
+        assert [one.correlation_id for one in taker.envelopes] == ["7"] * 3
+        assert [len(one.history) for one in taker.envelopes] == [0, 1, 2]
+        instants = [seen.at_ms for seen in taker.seen]
+        assert instants[1] - instants[0] >= 1000
+        assert instants[2] - instants[1] >= 1000
+        (letter,) = await buried(bus, "work", 1)
+        failure = letter.failure
+        assert (letter.id, letter.envelope.topic, letter.envelope.body) == (sent.message_id, "job", b"payload")
+        assert (failure.topic, failure.queue, failure.attempt) == ("job", consumption.address, 3)
+        assert "3 attempts" in failure.reason
+        assert "the third" in failure.reason
+        assert "KeyError" in failure.error_type
+        assert "KeyError: 'the third'" in failure.traceback
+        assert len(failure.history) == 3
+        assert "ValueError: the first failure" in failure.history[0]
+        assert "the second" in failure.history[1]
+        assert harness.clock.now_ms() - 60_000 <= failure.at_ms <= harness.clock.now_ms()
+        assert len(bystander.seen) == 1
+
+    async def test_an_explicit_delay_is_kept_and_handing_back_costs_no_attempt(self, harness: Harness) -> None:
+        bus = await harness.connect()
+        reactions = {
+            "counted": [Retry(after=2.5, reason="please wait")],
+            "handed": [Retry(counted=False, reason="throttled"), Retry(counted=False, after=1)],
+        }
+        takers = {name: Recorder(plan, clock=harness.clock) for name, plan in reactions.items()}
+        for name, taker in takers.items():
+            work = WorkSubscription(name=name, patterns=(name,), retry=RetryPolicy(max_attempts=2, delays=(1, 30)))
+            await bus.subscriber.subscribe(work, taker)
+            await bus.publisher.publish(message(name))
+        await pass_time_until(harness, lambda: takers["counted"].finished >= 2 and takers["handed"].finished >= 3)
+        counted, handed = takers["counted"], takers["handed"]
+        assert [one.attempt for one in counted.envelopes] == [1, 2]
+        assert [one.handbacks for one in counted.envelopes] == [0, 0]
+        assert counted.seen[1].at_ms - counted.seen[0].at_ms >= 2500
+        assert [one.attempt for one in handed.envelopes] == [1, 1, 1]
+        assert [one.handbacks for one in handed.envelopes] == [0, 1, 2]
+        assert [one.history for one in handed.envelopes] == [(), (), ()]
+        assert handed.seen[1].at_ms - handed.seen[0].at_ms >= 1000
+        assert handed.seen[2].at_ms - handed.seen[1].at_ms >= 1000
+
+    async def test_a_message_with_a_due_instant_is_not_handled_before_it(self, harness: Harness) -> None:
+        bus = await harness.connect()
+        taker = Recorder(clock=harness.clock)
+        await bus.subscriber.subscribe(WorkSubscription(name="work", patterns=("job",)), taker)
+        due_ms = harness.clock.now_ms() + 1400
+        delayed, immediate = message("job", due_ms=due_ms), message("job")
+        await bus.publisher.publish(delayed)
+        await bus.publisher.publish(immediate)
+        await pass_time_until(harness, lambda: taker.finished >= 2)
+        assert taker.ids == [immediate.message_id, delayed.message_id]
+        assert taker.seen[1].at_ms >= due_ms
+        assert taker.envelopes[1].attempt == 1
+        assert taker.envelopes[1].handbacks == 0
+
+    async def test_a_dead_letter_says_why_where_and_when(self, harness: Harness) -> None:
+        bus = await harness.connect()
+        verdict = DeadLetter(reason="the body is no JSON: käse", error_type="ValueError", traceback="line 1\nline 2 ü")
+        taker = Recorder([verdict])
+        consumption = await bus.subscriber.subscribe(WorkSubscription(name="work", patterns=("job.#",)), taker)
+        before = harness.clock.now_ms()
+        sent = message("job.poison", b"\xff\xfe{not json", headers={"colour": "red"}, conversation_id="c-1")
+        await bus.publisher.publish(sent)
+        (letter,) = await buried(bus, "work", 1)
+        assert letter.id == sent.message_id
+        assert letter.problem == ""
+        assert letter.envelope.body == sent.body
+        assert letter.envelope.topic == "job.poison"
+        assert letter.envelope.conversation_id == "c-1"
+        assert dict(letter.envelope.headers) == {"colour": "red"}
+        failure = letter.failure
+        assert (failure.reason, failure.error_type) == (verdict.reason, "ValueError")
+        assert failure.traceback == "line 1\nline 2 ü"
+        assert (failure.queue, failure.topic, failure.attempt) == (consumption.address, "job.poison", 1)
+        assert before <= failure.at_ms <= harness.clock.now_ms()
+
+    async def test_a_failure_of_any_length_is_kept(self, harness: Harness) -> None:
+        bus = await harness.connect()
+        taker = Recorder(
+            [DeadLetter(reason="r" * 50_000, error_type="E" * 5_000, traceback="head\n" + "ü" * 100_000 + "\ntail")]
+        )
+        await bus.subscriber.subscribe(WorkSubscription(name="work", patterns=("job",)), taker)
+        await bus.publisher.publish(message("job", b"payload"))
+        (letter,) = await buried(bus, "work", 1)
+        assert letter.envelope.body == b"payload"
+        assert letter.failure.reason.startswith("r" * 500)
+        assert letter.failure.traceback.endswith("\ntail")
+        assert len(letter.failure.traceback.encode()) <= 32 * 1024
+
+    async def test_properties_that_cannot_be_read_are_a_dead_letter_at_once(self, harness: Harness) -> None:
+        bus = await harness.connect()
+        taker = Recorder()
+        consumption = await bus.subscriber.subscribe(WorkSubscription(name="work", patterns=("job.#",)), taker)
+        await harness.publish_garbage("job.garbage")
+        marker = message("job.marker")
+        await bus.publisher.publish(marker)
+        (letter,) = await buried(bus, "work", 1)
+        assert letter.problem
+        assert letter.failure.reason
+        assert (letter.failure.topic, letter.failure.queue) == ("job.garbage", consumption.address)
+        assert (await bus.dead_letters.letter("work", letter.id)).id == letter.id
+        await taker.wait_for(1)
+        assert taker.ids == [marker.message_id]
+
+    async def test_a_body_over_the_limit_of_its_receiver_is_a_dead_letter(self, harness: Harness) -> None:
+        sender, receiver = await harness.connect(), await harness.connect(max_body_bytes=1000)
+        taker = Recorder()
+        await receiver.subscriber.subscribe(WorkSubscription(name="work", patterns=("job",)), taker)
+        large, fits = message("job", b"x" * 1001), message("job", b"x" * 1000)
+        await sender.publisher.publish(large)
+        await sender.publisher.publish(fits)
+        (letter,) = await buried(receiver, "work", 1)
+        assert letter.id == large.message_id
+        assert "1001" in letter.failure.reason
+        assert letter.envelope.body == large.body
+        await taker.wait_for(1)
+        assert taker.ids == [fits.message_id]
+
+    @pytest.mark.parametrize("count", [25])
+    async def test_each_subscription_keeps_its_own_dead_letters(self, harness: Harness, count: int) -> None:
+        bus = await harness.connect()
+        fails = Recorder(lambda envelope: DeadLetter(reason=f"refused {envelope.message_id}"))
+        works, unrelated = Recorder(), Recorder()
+        await bus.subscriber.subscribe(WorkSubscription(name="fails", patterns=("job.#",)), fails)
+        await bus.subscriber.subscribe(WorkSubscription(name="works", patterns=("job.#",)), works)
+        await bus.subscriber.subscribe(WorkSubscription(name="unrelated", patterns=("#",)), unrelated)
+        sent = [message("job.one") for _ in range(count)]
+        await bus.publisher.publish_many(sent)
+        letters = await buried(bus, "fails", count)
+        await works.wait_finished(count)
+        await unrelated.wait_finished(count)
+        assert sorted(letter.id for letter in letters) == sorted(one.message_id for one in sent)
+        assert {letter.failure.reason for letter in letters} == {f"refused {one.message_id}" for one in sent}
+        assert await depth(bus, "works") == 0
+        assert await depth(bus, "unrelated") == 0
+        assert len(works.seen) == count

@@ -1,0 +1,138 @@
+"""The RabbitMQ part: our host, raw aio-pika and FastStream in turn on one node, one exchange and one quorum queue.
+
+Every contender first publishes its own messages, which is measured, and then consumes them, which is measured. Each run
+is a process of its own. The order changes from round to round, so that a slow minute of the machine hits all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+import pika
+
+from rockbot_messaging.ports import Door
+from rockbot_messaging.rabbitmq.topology import Names, shared, work
+from tests.benchmarks.host_path import ORDERS, TOPIC
+from tests.nodes.rabbitmq import RabbitNode
+
+__all__ = ["CONTENDERS", "IN_FLIGHT", "PREFETCH", "broker_url", "measure"]
+
+PREFETCH: Final = ORDERS.prefetch
+IN_FLIGHT: Final = 100
+_NAMESPACE: Final = "bench"
+_RUN_SECONDS: Final = 120
+
+#: What is run per contender and round: result name -> (module, arguments); `{total}` is filled in.
+CONTENDERS: Final[dict[str, dict[str, tuple[str, list[str]]]]] = {
+    "rockbot": {
+        "publish-many": ("rockbot_host", ["publish-many", "{url}", "{namespace}", "{total}", "{in_flight}"]),
+        "publish": ("rockbot_host", ["publish", "{url}", "{namespace}", "{total}", "{in_flight}"]),
+        "consume": ("rockbot_host", ["consume", "{url}", "{namespace}", "{total}"]),
+    },
+    "aio-pika": {
+        "publish": ("plain_aio_pika", ["publish", "{url}", "{exchange}", "{topic}", "{total}", "{in_flight}"]),
+        "consume": ("plain_aio_pika", ["consume", "{url}", "{queue}", "{total}", "{prefetch}"]),
+    },
+    "faststream": {
+        "publish": ("fast_stream", ["publish", "{url}", "{exchange}", "{topic}", "{total}", "{in_flight}"]),
+        "consume": ("fast_stream", ["consume", "{url}", "{queue}", "{total}", "{prefetch}"]),
+    },
+}
+
+
+@contextlib.contextmanager
+def broker_url() -> Iterator[str]:
+    """A private node, or the server that ROCKBOT_TEST_AMQP_URL names."""
+    if given := os.environ.get("ROCKBOT_TEST_AMQP_URL"):
+        yield given
+        return
+    node = RabbitNode()
+    try:
+        node.start()
+        yield node.url
+    finally:
+        node.stop()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Results of all rounds: contender -> run -> one measurement per round."""
+
+    runs: dict[str, dict[str, list[dict[str, float]]]]
+    server: str
+
+
+def measure(url: str, *, rounds: int, messages: int, say: Callable[[str], None]) -> Samples:
+    """Run every contender `rounds` times with `messages` messages each."""
+    names = Names(_NAMESPACE)
+    queue = names.queue(ORDERS.name)
+    values = {
+        "url": url,
+        "namespace": _NAMESPACE,
+        "exchange": names.exchange(Door.COMMANDS),
+        "topic": TOPIC,
+        "queue": queue,
+        "total": str(messages),
+        "in_flight": str(IN_FLIGHT),
+        "prefetch": str(PREFETCH),
+    }
+    runs: dict[str, dict[str, list[dict[str, float]]]] = {name: {} for name in CONTENDERS}
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(url + "?heartbeat=0"))) as connection:
+        channel = connection.channel()
+        server = str(connection._impl.server_properties.get("version", "unknown"))
+        _declare(channel, names, server_major=int(server.split(".")[0]))
+        contenders = list(CONTENDERS)
+        for number in range(rounds):
+            say(f"broker round {number + 1} of {rounds}")
+            for name in contenders[number % len(contenders) :] + contenders[: number % len(contenders)]:
+                for mode, (module, arguments) in CONTENDERS[name].items():
+                    if mode != "consume":
+                        channel.queue_purge(queue)
+                    result = _run(module, [argument.format(**values) for argument in arguments])
+                    if mode == "consume":
+                        _check_settled(channel, queue, name)
+                    runs[name].setdefault(mode, []).append(result)
+        channel.queue_purge(queue)
+    return Samples(runs, server)
+
+
+def _declare(channel: Any, names: Names, *, server_major: int) -> None:
+    """The same exchange and queue for all, with the arguments that our provider gives them."""
+    topology = shared(names, server_major=server_major) + work(names, ORDERS, server_major=server_major)
+    for queue in topology.queues:
+        channel.queue_declare(queue.name, durable=True, arguments=dict(queue.arguments))
+    for exchange in topology.exchanges:
+        channel.exchange_declare(exchange.name, exchange.kind, durable=True, arguments=dict(exchange.arguments))
+    for binding in topology.bindings:
+        channel.queue_bind(binding.queue, binding.exchange, binding.pattern)
+
+
+def _run(module: str, arguments: list[str]) -> dict[str, float]:
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.benchmarks.contenders.{module}", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=_RUN_SECONDS,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{module} {arguments[0]} ended with exit code {done.returncode}:\n{done.stdout}")
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def _check_settled(channel: Any, queue: str, name: str) -> None:
+    """A contender that left deliveries unacknowledged was not measured doing the same work."""
+    time.sleep(0.3)
+    left = channel.queue_declare(queue, passive=True).method.message_count
+    if left > IN_FLIGHT:
+        raise RuntimeError(f"{name} did not acknowledge everything it handled: {left} messages came back")

@@ -1,0 +1,204 @@
+"""A conversation played without store and bus: what the engine does with a decision, in a dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rockbot.events import (
+    AgentResponse,
+    AgentTask,
+    Event,
+    LlmRequest,
+    LlmResponse,
+    Message,
+    StepExpired,
+    StepStalled,
+    TextPart,
+    TimerDue,
+    ToolCallPart,
+    ToolInvoke,
+    ToolResult,
+    ToolSpec,
+)
+from rockbot.machines.machine import Command, Decision, Input, TimerRequest, advance, fold
+from rockbot.machines.turn import TurnMachine, return_token
+from rockbot.machines.turn_state import AgentSnapshot, Conversation, TurnRecord
+from rockbot_messaging.envelope import MessageEnvelope, ReturnAddress
+from rockbot_messaging.identity import derive_id
+from rockbot_messaging.testing import FakeClock
+
+CONVERSATION = "c1"
+TIMEOUT = 60.0
+
+
+def tool(name: str) -> ToolSpec:
+    return ToolSpec(name=name, description=name, input_schema={"type": "object"}, toolset="desk")
+
+
+def agent(*tools: str, max_model_calls: int = 5) -> AgentSnapshot:
+    return AgentSnapshot(
+        name="assistant",
+        model="scripted/demo",
+        instructions="Be brief.",
+        tools=tuple(tool(name) for name in tools),
+        max_model_calls=max_model_calls,
+        max_output_tokens=100,
+    )
+
+
+def says(text: str, **fields: Any) -> LlmResponse:
+    parts = (TextPart(text=text),) if text else ()
+    return LlmResponse(message=Message(role="assistant", parts=parts), **fields)
+
+
+def calls(*tools: str, text: str = "", **fields: Any) -> LlmResponse:
+    """A reply that calls these tools; the model's ids are t0, t1, ..."""
+    said = [TextPart(text=text)] if text else []
+    asked = [ToolCallPart(call_id=f"t{at}", tool=name, arguments={"at": at}) for at, name in enumerate(tools)]
+    message = Message(role="assistant", parts=(*said, *asked))
+    return LlmResponse(message=message, stop_reason=fields.pop("stop_reason", "tool_use"), **fields)
+
+
+def result(text: str, *, is_error: bool = False) -> ToolResult:
+    return ToolResult(parts=(TextPart(text=text),), is_error=is_error)
+
+
+class Play:
+    """One conversation, its open commands by id, its timers, and all that ever left it."""
+
+    def __init__(self, snapshot: AgentSnapshot | None = None, *, tenant: str = "default") -> None:
+        self.machine = TurnMachine(CONVERSATION, snapshot or agent("add", "look"), default_timeout=TIMEOUT)
+        self.clock = FakeClock()
+        self.tenant = tenant
+        self.state: Conversation = self.machine.initial()
+        self.records: list[bytes] = []
+        self.sent: dict[str, Command] = {}
+        self.open: dict[str, Command] = {}
+        self.timers: dict[str, TimerRequest] = {}
+        self.statuses: list[tuple[str, str]] = []
+        self.last: Decision[TurnRecord] | None = None
+        self._inputs = 0
+
+    def take(self, event: Event, *, call: str = "", id: str = "", **fields: Any) -> Decision[TurnRecord]:
+        """Give the machine one message, an answer to `call` when one is named."""
+        self._inputs += 1
+        address = ReturnAddress("agent.step.assistant", return_token(CONVERSATION, call)) if call else None
+        envelope = MessageEnvelope(
+            topic="agent.step.assistant",
+            body=event.to_body(),
+            message_id=id or f"m{self._inputs}",
+            type=event.type_name,
+            tenant=self.tenant,
+            return_address=address,
+            **fields,
+        )
+        given = Input(event, envelope, self.clock.now_ms())
+        state, decision = advance(self.machine, self.state, given)
+        again, same = advance(self.machine, self.state, given)
+        assert (again, same) == (state, decision), "equal arguments gave different decisions"
+        self.state = state
+        self._apply(envelope, decision)
+        return decision
+
+    def _apply(self, envelope: MessageEnvelope, decision: Decision[TurnRecord]) -> None:
+        assert decision.records
+        for record in decision.records:
+            data = self.machine.dump_record(record)
+            assert self.machine.load_record(data) == record
+            self.records.append(data)
+        assert self.machine.load_state(self.machine.dump_state(self.state)) == self.state
+        for answered in decision.answered:
+            self.open.pop(answered, None)
+        for canceled in decision.canceled_timers:
+            self.timers.pop(canceled, None)
+        for timer in decision.timers:
+            self.timers[timer.id] = timer
+        for command in decision.commands:
+            id = derive_id(envelope.message_id, command.name)
+            assert id not in self.sent, f"the command {command.name} left twice as {id}"
+            self.sent[id] = command
+            if command.awaits_answer:
+                self.open[id] = command
+        for signal in decision.signals:
+            self.statuses.append((signal.event.kind, signal.event.tool))  # type: ignore[attr-defined]
+        self.last = decision
+
+    # -- what people and workers do
+
+    def ask(self, text: str = "hello", *, id: str = "", **fields: Any) -> str:
+        """A new task; its id."""
+        id = id or f"task{self._inputs}"
+        self.take(AgentTask(input=text), id=id, **fields)
+        return id
+
+    def answer(self, event: Event, *, to: str | None = None) -> Decision[TurnRecord]:
+        """Answer an open command: the only one, or that of the tool `to`."""
+        return self.take(event, call=self.call(to))
+
+    def call(self, tool_name: str | None = None) -> str:
+        fits = [
+            id
+            for id, command in self.open.items()
+            if tool_name is None or (isinstance(command.event, ToolInvoke) and command.event.tool == tool_name)
+        ]
+        assert len(fits) == 1, (tool_name, [command.name for command in self.open.values()])
+        return fits[0]
+
+    def stall(self, call: str, reason: str = "the worker is broken") -> Decision[TurnRecord]:
+        return self.take(StepStalled(message_id=call, queue="tools.desk", reason=reason), call=call)
+
+    def expire(self, call: str) -> Decision[TurnRecord]:
+        return self.take(StepExpired(message_id=call), call=call)
+
+    def fire(self, timer: TimerRequest | None = None) -> Decision[TurnRecord]:
+        """The sweeper: the earliest timer falls due (or an older one is delivered late)."""
+        timer = timer or min(self.timers.values(), key=lambda item: (item.due_ms, item.id))
+        if (wait := timer.due_ms - self.clock.now_ms()) > 0:
+            self.clock.advance(wait / 1000)
+        if self.timers.get(timer.id) == timer:
+            del self.timers[timer.id]
+        assert isinstance(timer.event, TimerDue)
+        return self.take(timer.event, call=timer.id)
+
+    # -- what can be seen
+
+    @property
+    def responses(self) -> list[AgentResponse]:
+        return [command.event for command in self.sent.values() if isinstance(command.event, AgentResponse)]
+
+    @property
+    def requests(self) -> list[LlmRequest]:
+        return [command.event for command in self.sent.values() if isinstance(command.event, LlmRequest)]
+
+    def kinds(self) -> list[str]:
+        return [record.kind for record in self.last.records] if self.last else []
+
+    def check(self) -> None:
+        """What always holds."""
+        refolded = fold(
+            self.machine, self.machine.initial(), (self.machine.load_record(record) for record in self.records)
+        )
+        assert refolded == self.state
+        for cut in (1, len(self.records) // 2):
+            head = fold(self.machine, self.machine.initial(), map(self.machine.load_record, self.records[:cut]))
+            saved = self.machine.load_state(self.machine.dump_state(head))
+            assert fold(self.machine, saved, map(self.machine.load_record, self.records[cut:])) == self.state
+        under_way = [*([self.state.turn.task] if self.state.turn else []), *self.state.waiting]
+        assert len(self.timers) == len(under_way), "a task under way without a timer, or a timer without a task"
+        assert bool(self.state.turn) or not self.state.waiting, "a task waits for nothing"
+        if self.state.turn is None:
+            assert not self.open, "nobody waits for an open command"
+        check_transcript(self.state.messages)
+
+
+def check_transcript(messages: Sequence[Message]) -> None:
+    """Providers demand that every tool call is answered in the next message, and no message is empty."""
+    for at, message in enumerate(messages):
+        assert message.parts
+        if asked := [call.call_id for call in message.tool_calls]:
+            if at + 1 == len(messages):
+                continue  # still open
+            assert messages[at + 1].role == "user"
+            answered = [getattr(part, "call_id", None) for part in messages[at + 1].parts]
+            assert answered == asked

@@ -1,0 +1,81 @@
+"""Whatever comes, in whatever order: one end per task, nothing sent twice, nothing stuck."""
+
+from __future__ import annotations
+
+from hypothesis import event as note
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from machines.stage import Play, agent, calls, result, says
+
+from rockbot.events import LlmRequest
+
+MOVES = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["ask", "short", "answer", "answer", "answer", "tools", "again", "stall", "expire", "fire", "late", "wait", "refuse"]
+        ),
+        st.integers(0, 7),
+    ),
+    max_size=40,
+)
+
+
+def pick(items: list[str], number: int) -> str | None:
+    return items[number % len(items)] if items else None
+
+
+def move(play: Play, kind: str, number: int, timers: list[object]) -> None:
+    stalled = [call.id for call in play.state.turn.stalled] if play.state.turn else []
+    waiting = [*play.open, *stalled]
+    call = pick(waiting, number)
+    known = pick(list(play.sent), number)
+    match kind:
+        case "ask":
+            play.ask(f"q{number}")
+        case "short":
+            play.ask("in a hurry", deadline_ms=play.clock.now_ms() + (number - 1) * 1000)
+        case "answer" | "refuse" if call:
+            is_model = isinstance(play.sent[call].event, LlmRequest)
+            reply = says("x", stop_reason="refusal") if kind == "refuse" else says(f"a{number}")
+            play.take(reply if is_model else result(str(number)), call=call)
+        case "tools" if call and isinstance(play.sent[call].event, LlmRequest):
+            names = ["add", "look", "fly"]
+            play.take(calls(*(names[(number + at) % 3] for at in range(number % 4 + 1))), call=call)
+        case "again" if known:
+            play.take(says("copy") if number % 2 else result("copy"), call=known)
+        case "stall" if call:
+            play.stall(call)
+        case "expire" if known:
+            play.expire(known)
+        case "fire" if play.timers:
+            play.fire()
+        case "late" if timers:
+            play.fire(timers[number % len(timers)])  # type: ignore[arg-type]
+        case "wait":
+            play.clock.advance(number * 10)
+
+
+@settings(max_examples=150, deadline=None)
+@given(MOVES)
+def test_any_interleaving_gives_each_task_exactly_one_end(moves: list[tuple[str, int]]) -> None:
+    play = Play(agent("add", "look", max_model_calls=4))
+    asked: list[str] = []
+    timers: list[object] = []
+    for kind, number in moves:
+        before = len(play.records)
+        move(play, kind, number, timers)
+        timers.extend(play.last.timers if play.last and len(play.records) > before else ())
+        play.check()
+    asked = [record.task.id for record in map(play.machine.load_record, play.records) if record.kind == "task_accepted"]
+    # Whatever is left ends by its timers alone.
+    for _ in range(len(asked) + 1):
+        if not play.timers:
+            break
+        play.fire()
+        play.check()
+    assert play.state.turn is None
+    assert not play.state.waiting
+    assert not play.open
+    assert sorted(response.task_id for response in play.responses) == sorted(asked)
+    assert play.state.ended == len(asked)
+    note(f"{len(asked)} tasks")

@@ -1,0 +1,93 @@
+"""A process that appends to a state file until it dies; run by test_crashes.py.
+
+crashing.py PATH forever            appends to four streams at once, prints "STREAM VERSION" after each append
+crashing.py PATH at N BYTES         kills itself at the N-th SQL statement of one append, with a record of BYTES
+crashing.py PATH full               runs out of disk in the middle of an append, then goes on
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+
+from rockbot.state.keys import conversation_key, task_key
+from rockbot.state.ports import Append, IndexRow, OutboxRow, StateUnavailable, Timer
+from rockbot.state.sqlite import SqliteStateStore
+from rockbot_messaging.clock import SystemClock
+
+
+def step_of(stream: str, version: int, size: int = 0) -> Append:
+    """The step that leads to `version` + 1: everything in it carries that number."""
+    number = str(version + 1)
+    name = f"{stream}-{number}"
+    return Append(
+        stream=conversation_key("acme", stream),
+        expected_version=version,
+        records=(number.encode() + b" " * size,),
+        handled=name,
+        snapshot=number.encode(),
+        outbox=(OutboxRow(id=name, cause=name, message=b"x", door="commands", awaits_answer=True),),
+        answered=(f"{stream}-{version}",),
+        timers=(Timer(stream, version + 1, b""),),
+        index=(IndexRow(task_key("acme", stream), number.encode()),),
+    )
+
+
+async def forever(store: SqliteStateStore) -> None:
+    async def grow(stream: str) -> None:
+        version = (await store.load(conversation_key("acme", stream))).version
+        while True:
+            version = await store.append(step_of(stream, version))
+            print(stream, version, flush=True)
+
+    await asyncio.gather(*(grow(stream) for stream in "abcd"))
+
+
+async def at(store: SqliteStateStore, statement: int, size: int) -> None:
+    seen = 0
+
+    def count(sql: str) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == statement:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    await store._file.read(lambda connection: connection.set_trace_callback(count))
+    version = (await store.load(conversation_key("acme", "a"))).version
+    seen = 0
+    await store.append(step_of("a", version, size))
+    print("survived", flush=True)
+
+
+async def full(store: SqliteStateStore, path: Path) -> None:
+    await store.append(step_of("a", 0))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (Path(f"{path}-wal").stat().st_size + 8192, before[1]))
+    try:
+        await store.append(step_of("a", 1, size=1 << 20))
+    except StateUnavailable as exc:
+        print(exc)
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    print(await store.append(step_of("a", 1)))
+
+
+async def main() -> None:
+    path = Path(sys.argv[1])
+    store = SqliteStateStore(path, SystemClock())
+    await store.open()
+    match sys.argv[2:]:
+        case ["forever"]:
+            await forever(store)
+        case ["at", statement, size]:
+            await at(store, int(statement), int(size))
+        case ["full"]:
+            await full(store, path)
+    await store.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
