@@ -32,6 +32,10 @@ _STYLES: Final[dict[str, str]] = {
 #: C0 controls but tab and newline, DEL, C1 controls, and the marks that turn the writing direction around.
 _UNSAFE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
+#: Columns of a terminal that has room for everything; characters of a shortened cell (an id's prefix that commands take).
+_WIDE: Final = 120
+_SHORT: Final = 8
+
 
 def printable(text: str) -> str:
     """`text` with control characters written out."""
@@ -41,13 +45,19 @@ def printable(text: str) -> str:
 @final
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A table; `empty` is said instead when it has no rows."""
+    """A table; `empty` is said instead when it has no rows.
+
+    On a terminal, cells of `short` columns are cut to 8 characters and never wrapped, and `optional` columns are left out
+    when it is narrower than 120 characters.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     title: str = ""
     empty: str = ""
     tones: Sequence[Tone] = ()
+    short: Sequence[str] = ()
+    optional: Sequence[str] = ()
 
 
 @final
@@ -82,11 +92,11 @@ class Screen:
 
     # -- data ---------------------------------------------------------------------------------------------------------
 
-    def show(self, models: BaseModel | Iterable[BaseModel], blocks: Iterable[Block]) -> None:
+    def show(self, models: BaseModel | Sequence[BaseModel], blocks: Iterable[Block]) -> None:
         """Print a result: as JSON lines from `models`, or for people from `blocks`."""
         if self.json:
-            for model in [models] if not isinstance(models, Iterable) or hasattr(models, "model_dump") else models:
-                self._write(sys.stdout, model.model_dump_json(exclude_none=True))  # type: ignore[union-attr]
+            for model in models if isinstance(models, (list, tuple)) else (models,):
+                self._write(sys.stdout, model.model_dump_json(exclude_none=True))
             return
         console = self._console(sys.stdout)
         for block in blocks:
@@ -151,7 +161,9 @@ def _plain(block: Block) -> str:
         case Facts():
             pairs = [(label, printable(value)) for label, value in block.pairs if value]
             width = max((len(label) for label, _ in pairs), default=0)
-            lines = [f"{label:<{width}}  {value.replace(chr(10), chr(10) + ' ' * (width + 2))}" for label, value in pairs]
+            lines = [
+                f"{label:<{width}}  {value.replace(chr(10), chr(10) + ' ' * (width + 2))}" for label, value in pairs
+            ]
             return "\n".join([*([block.title] if block.title else []), *lines])
         case Prose():
             text = printable(block.text).rstrip("\n")
@@ -178,7 +190,7 @@ def _pretty(console: Console, block: Block) -> None:
         case Grid() if not block.rows:
             renderable = Text(block.empty, style="dim")
         case Grid():
-            renderable = _pretty_grid(block)
+            renderable = _pretty_grid(block, console.width)
         case Facts():
             renderable = _pretty_facts(block)
         case Prose():
@@ -186,17 +198,23 @@ def _pretty(console: Console, block: Block) -> None:
     console.print(renderable)
 
 
-def _pretty_grid(block: Grid) -> Any:
+def _pretty_grid(block: Grid, width: int) -> Any:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in block.columns:
-        table.add_column(column, overflow="fold")
+    shown = [
+        (at, column in block.short)
+        for at, column in enumerate(block.columns)
+        if width >= _WIDE or column not in block.optional
+    ]
+    for at, short in shown:
+        table.add_column(block.columns[at], overflow="fold", no_wrap=short)
     for number, row in enumerate(block.rows):
         style = _STYLES[block.tones[number]] if number < len(block.tones) else ""
-        table.add_row(*(Text(printable(cell)) for cell in row), style=style or None)
+        cells = [printable(row[at])[: _SHORT if short else None] for at, short in shown]
+        table.add_row(*(Text(cell) for cell in cells), style=style or None)
     return table
 
 

@@ -60,7 +60,15 @@ def letters_blocks(letters: Sequence[LetterSummary]) -> list[Block]:
         (letter.queue, letter.id, instant(letter.at_ms), letter.topic, str(letter.attempt), letter.reason)
         for letter in letters
     ]
-    return [Grid(("QUEUE", "ID", "DIED", "TOPIC", "ATTEMPT", "REASON"), rows, empty="no dead letters")]
+    return [
+        Grid(
+            ("QUEUE", "ID", "DIED", "TOPIC", "ATTEMPT", "REASON"),
+            rows,
+            empty="no dead letters",
+            short=("ID",),
+            optional=("TOPIC", "ATTEMPT"),
+        )
+    ]
 
 
 def letter_blocks(letter: LetterDetail) -> list[Block]:
@@ -149,6 +157,7 @@ def pipeline_blocks(pipeline: Pipeline) -> list[Block]:
             subscriptions,
             title="What is received",
             empty="nothing is received",
+            optional=("PARALLEL", "DEAD LETTERS"),
         ),
         Prose(""),
         Grid(
@@ -170,9 +179,10 @@ def diagnosis_blocks(diagnosis: Diagnosis) -> list[Block]:
     tones: dict[str, Tone] = {"ok": "", "warn": "warn", "fail": "bad"}
     rows, shades = [], []
     for check in diagnosis.checks:
-        rows.append((check.status, check.name, check.detail, check.advice))
+        advice = f"\n-> {check.advice}" if check.advice and check.status != "ok" else ""
+        rows.append((check.status, check.name, check.detail + advice))
         shades.append(tones[check.status])
-    return [Grid(("STATUS", "CHECK", "FOUND", "WHAT TO DO"), rows, tones=shades)]
+    return [Grid(("STATUS", "CHECK", "FOUND"), rows, tones=shades)]
 
 
 def step_line(status: AgentStatus) -> tuple[str, Tone]:

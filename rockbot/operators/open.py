@@ -13,10 +13,12 @@ from rockbot.operators.bus import BusOperator
 from rockbot.operators.models import Pipeline
 from rockbot.settings import Settings
 from rockbot_messaging.clock import RandomIds, SystemClock
+from rockbot_messaging.subscriptions import WorkSubscription
 
 if TYPE_CHECKING:
     from rockbot.container import HostContainer
     from rockbot.processes import Embedded
+    from rockbot.services import Service
 
 __all__ = ["embedded_operator", "local_pipeline", "open_operator", "pipeline_of"]
 
@@ -80,8 +82,10 @@ def embedded_operator(embedded: Embedded) -> BusOperator:
     )
 
 
-def _named_services(embedded: Embedded) -> list[tuple[str, object]]:
-    return [(type(service).__module__.partition(".")[0].removeprefix("rockbot_"), service) for service in embedded.services]
+def _named_services(embedded: Embedded) -> list[tuple[str, Service]]:
+    return [
+        (type(service).__module__.partition(".")[0].removeprefix("rockbot_"), service) for service in embedded.services
+    ]
 
 
 def _socket_operator(settings: Settings) -> Operator:
@@ -94,7 +98,8 @@ def _socket_operator(settings: Settings) -> Operator:
 
 async def _bus_operator(settings: Settings, *, composed: bool) -> BusOperator:
     clock, ids = SystemClock(), RandomIds()
-    pipeline, work = None, ()
+    pipeline: Pipeline | None = None
+    work: tuple[WorkSubscription, ...] = ()
     if composed:
         from rockbot.container import known_work
         from rockbot.processes import compose_host

@@ -13,7 +13,7 @@ from aiormq.exceptions import AMQPError
 
 from rockbot_messaging.clock import Clock, IdSource
 from rockbot_messaging.envelope import MessageEnvelope
-from rockbot_messaging.errors import BrokerUnreachable, Closed, TopologyMismatch, Undecodable
+from rockbot_messaging.errors import BodyTooLarge, BrokerUnreachable, Closed, TopologyMismatch, Undecodable
 from rockbot_messaging.identity import derive_id
 from rockbot_messaging.letters import Failure
 from rockbot_messaging.ports import MessageHandler
@@ -26,7 +26,7 @@ from rockbot_messaging.rabbitmq.settling import Settler
 from rockbot_messaging.rabbitmq.wire import Delivery, decode
 from rockbot_messaging.retries import RetryPolicy
 from rockbot_messaging.settlement import Bury, decide, still_waiting
-from rockbot_messaging.verdicts import Ack, Retry, Verdict
+from rockbot_messaging.verdicts import Ack, DeadLetter, Retry, Verdict
 
 __all__ = ["Consuming", "RabbitConsumption"]
 
@@ -54,6 +54,7 @@ class Consuming:
         handler: MessageHandler,
         prepare: Callable[[Session], Awaitable[None]],
         own_user: str | None,
+        max_body_bytes: int,
     ) -> None:
         self.name = name
         self.queue = queue
@@ -64,6 +65,7 @@ class Consuming:
         self.handler = handler
         self.prepare = prepare
         self.own_user = own_user
+        self.max_body_bytes = max_body_bytes
 
 
 @final
@@ -83,6 +85,8 @@ class RabbitConsumption:
         self._cancelled = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._stopping = False
+        #: Deliveries whose handlers were cancelled by stopping; they go back together, in their order.
+        self._left: list[Item] = []
         self._idle_since: float | None = clock.monotonic()
 
     @property
@@ -131,12 +135,12 @@ class RabbitConsumption:
             except (AMQPError, OSError, RuntimeError, TimeoutError) as exc:
                 _log.debug("cancelling the consumer of %s: %s", self._what.queue, exc)
         waiting = self._handling.withdraw()
-        for item in waiting:
-            item.acks.hand_back(item.delivery.tag)
-        await self._handling.settled(timeout)
-        cancelled = self._handling.cancel()
-        if cancelled:
+        if timeout > 0:
+            _hand_back(waiting)
+            await self._handling.settled(timeout)
+        if self._handling.cancel():
             await self._handling.settled(_GRACE)
+        _hand_back(self._left if timeout > 0 else [*self._left, *waiting])
         self._flush()
         if channel is not None:
             await channel.close()
@@ -144,7 +148,7 @@ class RabbitConsumption:
             self._acks.drop()
         self._idle_since = None
         self._ended()
-        return len(waiting) + cancelled
+        return len(waiting) + len(self._left)
 
     def kill(self) -> None:
         """Stop without settling anything; the connection has been cut before."""
@@ -229,7 +233,10 @@ class RabbitConsumption:
         try:
             await self._handle_and_settle(item)
         except asyncio.CancelledError:
-            item.acks.hand_back(item.delivery.tag)
+            if self._stopping:
+                self._left.append(item)
+            else:
+                item.acks.hand_back(item.delivery.tag)
             raise
 
     async def _handle_and_settle(self, item: Item) -> None:
@@ -244,10 +251,14 @@ class RabbitConsumption:
             if waiting is not None:
                 await what.settler.carry_out(waiting, item)
                 return
-        try:
-            verdict: Verdict = await what.handler(envelope)
-        except Exception as exc:
-            verdict = _counted(exc)
+        verdict: Verdict
+        if len(envelope.body) > what.max_body_bytes:
+            verdict = _too_large(len(envelope.body), what.max_body_bytes)
+        else:
+            try:
+                verdict = await what.handler(envelope)
+            except Exception as exc:
+                verdict = _counted(exc)
         if type(verdict) is Ack:
             item.acks.ack(item.delivery.tag)
         elif what.settler is None or what.retry is None:
@@ -282,12 +293,22 @@ class RabbitConsumption:
         await what.settler.carry_out(Bury(envelope, failure), item, problem=str(problem))
 
 
+def _hand_back(items: list[Item]) -> None:
+    for item in sorted(items, key=lambda item: item.delivery.tag):
+        item.acks.hand_back(item.delivery.tag)
+
+
 def _counted(exc: Exception) -> Retry:
     return Retry(
         reason=" ".join(str(exc).split())[:500],
         error_type=type(exc).__name__,
         traceback="".join(traceback.format_exception(exc)),
     )
+
+
+def _too_large(size: int, limit: int) -> DeadLetter:
+    reason = f"the body has {size} bytes, this receiver takes at most {limit}"
+    return DeadLetter(reason=reason, error_type=BodyTooLarge.__name__)
 
 
 async def _never(_: object) -> None:

@@ -1,8 +1,9 @@
 """Reads and works dead-letter queues over AMQP alone, without a management interface.
 
-A look takes letters with `basic.get` on a channel of its own and puts all of them back in one frame; the queue then
-gives them out again in the order in which they lay. A letter is removed only by an ack, and a replay acks only after
-the broker confirmed the message in its work queue.
+A look takes letters with `basic.get` on a channel of its own and gives all of them back by closing it. A quorum queue
+puts what comes back behind what came back earlier and before what was never taken; so order is kept only if a look
+takes *every* letter that ever came back, and that is how far each look goes. A letter is removed only by an ack, and a
+replay acks only after the broker confirmed the message in its work queue.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ _log = logging.getLogger("rockbot_messaging.rabbitmq")
 
 _BATCH: Final = 100
 _PREFIX: Final = 6
+_EVERYTHING: Final = 2**31
 
 
 @final
@@ -92,7 +94,7 @@ class RabbitDeadLetters:
             channel = await self._channel()
             try:
                 taken = await self._take(channel, name, offset + limit)
-                return [self._letter(name, delivery) for delivery in taken[offset:]]
+                return [self._letter(name, delivery) for delivery in taken[offset : offset + limit]]
             finally:
                 await channel.close()
 
@@ -167,39 +169,35 @@ class RabbitDeadLetters:
         return BrokerUnreachable(f"the connection to RabbitMQ at {self._settings.address} was lost meanwhile: {exc}")
 
     async def _take(self, channel: OpenChannel, queue: str, count: int) -> list[Delivery]:
-        """Up to `count` letters, oldest first; they go back when the channel closes."""
+        """At least `count` letters if there are so many, oldest first; they go back when the channel closes."""
         taken: list[Delivery] = []
+        while len(taken) < count or (taken and taken[-1].redelivered):
+            batch = await self._get(channel, queue, min(_BATCH, max(1, count - len(taken))))
+            taken += batch
+            if not batch:
+                break
+        return taken
+
+    async def _get(self, channel: OpenChannel, queue: str, count: int) -> list[Delivery]:
         try:
-            while len(taken) < count:
-                asked = channel.content.get(queue, min(_BATCH, count - len(taken)))
-                async with asyncio.timeout(self._settings.confirm_timeout):
-                    answers = await asyncio.gather(*asked)
-                found = [delivery for delivery in answers if delivery is not None]
-                taken += found
-                if len(found) < len(answers):
-                    break
+            async with asyncio.timeout(self._settings.confirm_timeout):
+                answers = await asyncio.gather(*channel.content.get(queue, count))
         except ChannelLost as exc:
             raise self._lost(exc) from None
         except TimeoutError:
-            raise BrokerUnreachable(
-                f"RabbitMQ at {self._settings.address} did not answer a look at {queue!r}"
-            ) from None
-        return taken
+            raise BrokerUnreachable(f"RabbitMQ at {self._settings.address} did not answer a look at {queue!r}") from None
+        return [delivery for delivery in answers if delivery is not None]
 
     async def _find(self, channel: OpenChannel, queue: str, letter_id: str) -> tuple[Delivery, Letter]:
         if len(letter_id) < _PREFIX:
             raise LetterNotFound(f"{letter_id!r} is too short: give at least {_PREFIX} characters of the letter's id")
         found: dict[str, Delivery] = {}
-        while True:
-            batch = await self._take(channel, queue, _BATCH)
-            for delivery in batch:
-                name = self._id(delivery)
-                if name == letter_id:
-                    return delivery, self._letter(queue, delivery)
-                if name.startswith(letter_id):
-                    found.setdefault(name, delivery)
-            if len(batch) < _BATCH:
-                break
+        for delivery in await self._take(channel, queue, _EVERYTHING):
+            name = self._id(delivery)
+            if name == letter_id:
+                return delivery, self._letter(queue, delivery)
+            if name.startswith(letter_id):
+                found.setdefault(name, delivery)
         if len(found) == 1:
             (delivery,) = found.values()
             return delivery, self._letter(queue, delivery)

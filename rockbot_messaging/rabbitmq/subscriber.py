@@ -110,6 +110,7 @@ class RabbitSubscriber:
             handler=handler,
             prepare=prepare,
             own_user=self._settings.user,
+            max_body_bytes=self._settings.max_body_bytes,
         )
 
     def _watch(self, subscription: WatchSubscription, handler: MessageHandler) -> Consuming:
@@ -129,4 +130,5 @@ class RabbitSubscriber:
             handler=handler,
             prepare=prepare,
             own_user=self._settings.user,
+            max_body_bytes=self._settings.max_body_bytes,
         )

@@ -103,9 +103,9 @@ class Names:
         return f"{self.namespace}.{kind}.{unique}"
 
     def subscription_of(self, dead_letter_queue: str) -> str:
-        """The subscription whose failures a dead-letter queue keeps; empty for the unrouted queue."""
+        """The subscription whose failures a dead-letter queue keeps; the unrouted queue's is `UNROUTED`."""
         if dead_letter_queue == self.unrouted:
-            return ""
+            return UNROUTED
         return dead_letter_queue.removeprefix(f"{self.namespace}.").removesuffix(".dlq")
 
     def resolve_dead_letters(self, name: str) -> str:

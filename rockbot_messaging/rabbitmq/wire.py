@@ -204,9 +204,6 @@ def to_properties(
         passed_on: it is a delivery on its way to a delay or dead-letter queue and back: the user the broker validated
             then is kept beside our own signature, and it is stored durably.
         extra: further headers.
-
-    Raises:
-        ValueError: a free header uses a name that is not free.
     """
     headers: dict[str, Any] = {_SCHEMA: envelope.schema_version, "rockbot-tenant": envelope.tenant}
     if by_queue:
@@ -239,9 +236,9 @@ def to_properties(
     if passed_on and user is not None and envelope.user_id not in (None, user):
         headers[_USER] = envelope.user_id
     for name, value in envelope.headers.items():
-        if name.startswith((HEADER_PREFIX, "x-")) or name in _NOT_FREE:
-            raise ValueError(f"header {name!r} is not free: names beginning with 'x-' or {HEADER_PREFIX!r} are taken")
-        headers[name] = value
+        # What only the broker or this package may say does not travel as somebody's free header.
+        if not name.startswith((HEADER_PREFIX, "x-")) and name not in _NOT_FREE:
+            headers[name] = value
     headers.update(extra)
     return Properties(
         content_type=envelope.content_type,

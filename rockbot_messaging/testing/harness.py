@@ -13,7 +13,7 @@ from rockbot_messaging.letters import Letter
 from rockbot_messaging.ports import MessageBus
 from rockbot_messaging.testing.ids import SequenceIds
 
-__all__ = ["DEFAULT_BODY_LIMIT", "Features", "Harness", "buried", "depth", "message", "pass_time_until"]
+__all__ = ["DEFAULT_BODY_LIMIT", "Features", "Harness", "Passing", "buried", "depth", "message", "pass_time_until"]
 
 #: Bytes; what the cases that are not about the limit connect with.
 DEFAULT_BODY_LIMIT: Final = 16 * 1024 * 1024
@@ -36,7 +36,15 @@ class Features:
     timestamp_precision_ms: int = 1000
 
 
-class Harness(Protocol):
+class Passing(Protocol):
+    """Something whose time goes by."""
+
+    async def advance(self, seconds: float) -> None:
+        """Let time go by on the provider's clock (a real broker: wait), and let what became due begin."""
+        ...
+
+
+class Harness(Passing, Protocol):
     """One broker of the provider under test, empty at the start of each case.
 
     Connections that a case leaves open are closed by whoever made the harness.
@@ -80,10 +88,6 @@ class Harness(Protocol):
         """Publish at the public door a message whose properties cannot be read as an envelope."""
         ...
 
-    async def advance(self, seconds: float) -> None:
-        """Let time go by on the provider's clock (a real broker: wait), and let what became due begin."""
-        ...
-
 
 _IDS: Final = SequenceIds(series=0xC0)
 
@@ -122,7 +126,7 @@ async def buried(bus: MessageBus, subscription: str, count: int) -> list[Letter]
     return await bus.dead_letters.letters(subscription)
 
 
-async def pass_time_until(harness: Harness, condition: Callable[[], bool]) -> None:
+async def pass_time_until(harness: Passing, condition: Callable[[], bool]) -> None:
     """Let time go by in small ticks until `condition` holds.
 
     Raises:
@@ -131,3 +135,4 @@ async def pass_time_until(harness: Harness, condition: Callable[[], bool]) -> No
     async with asyncio.timeout(_PATIENCE):
         while not condition():
             await harness.advance(_TICK)
+            await asyncio.sleep(0)

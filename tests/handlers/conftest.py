@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from rockbot.chain import Chain
 from rockbot.context import Context
 from rockbot.events import HOST_EVENTS, Event, EventRegistry

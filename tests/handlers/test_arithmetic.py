@@ -8,6 +8,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from rockbot_handlers.llm.arithmetic import find_expression
 
 
@@ -89,7 +90,12 @@ def value_of(source: str) -> Fraction:
     return walk(ast.parse(source, mode="eval").body)
 
 
-_WORDS = {"+": ["+", " plus "], "-": ["-", " minus "], "*": ["*", " times ", " multiplied by "], "/": ["/", " divided by "]}
+_WORDS = {
+    "+": ["+", " plus "],
+    "-": ["-", " minus "],
+    "*": ["*", " times ", " multiplied by "],
+    "/": ["/", " divided by "],
+}
 
 
 @st.composite
@@ -101,7 +107,9 @@ def expressions(draw: st.DrawFn, depth: int = 4) -> tuple[str, Fraction]:
     left, a = draw(expressions(depth - 1))
     right, b = draw(expressions(depth - 1))
     sign = draw(st.sampled_from("+-*/"))
-    value = {"+": lambda: a + b, "-": lambda: a - b, "*": lambda: a * b, "/": lambda: a / b if b else Fraction(0)}[sign]()
+    value = {"+": lambda: a + b, "-": lambda: a - b, "*": lambda: a * b, "/": lambda: a / b if b else Fraction(0)}[
+        sign
+    ]()
     space = draw(st.sampled_from(["", " "]))
     return f"({left}{space}{draw(st.sampled_from(_WORDS[sign]))}{space}{right})", value
 

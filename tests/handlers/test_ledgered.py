@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
 from rockbot.errors import TemporaryFailure
 from rockbot.ledgered import CallRefused, LedgeredCalls
 from rockbot.state.ledger import StateLedger

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from rockbot.chain import Chain
 from rockbot.context import Context
 from rockbot.errors import ConfigError, PermanentFailure, TemporaryFailure

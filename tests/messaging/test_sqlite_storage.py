@@ -223,7 +223,7 @@ async def test_a_verdict_that_cannot_be_written_brings_the_message_again(host: _
         await _written(bus)
     blocker.execute("ROLLBACK")
     blocker.close()
-    await pass_time_until(host, lambda: len(taker.seen) == 2)  # type: ignore[arg-type]
+    await pass_time_until(host, lambda: len(taker.seen) == 2)
     assert taker.envelopes[1].redelivered
     await bus.close()
     assert _rows(host.path) == 0

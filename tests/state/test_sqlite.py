@@ -12,7 +12,7 @@ from blockbuster import blockbuster_ctx
 from rockbot.state.contract import LedgerContract, LedgersUnderTest, StateStoreContract, StoresUnderTest
 from rockbot.state.keys import conversation_key, key
 from rockbot.state.ledger import StateLedger
-from rockbot.state.ports import Append, StateUnavailable, VersionConflict
+from rockbot.state.ports import Append, StateUnavailable, Timer, VersionConflict
 from rockbot.state.sqlite import SqliteStateStore
 from rockbot.state.sqlite_schema import MIGRATIONS, migrate
 
@@ -197,6 +197,26 @@ async def test_a_failing_write_does_not_take_its_neighbours_in_the_batch_with_it
     results = await asyncio.gather(*map(append, range(40)), return_exceptions=True)
     assert [type(result) for result in results] == [int, VersionConflict] * 20
     assert (await store.load(stream)).version == 0
+
+
+async def test_a_step_that_cannot_be_written_to_its_end_leaves_nothing(store):
+    await store.open()
+
+    async def append(name: str, due_ms: int):
+        key = conversation_key("acme", name)
+        timers = (Timer(name, due_ms, b""),)
+        return await store.append(
+            Append(stream=key, expected_version=0, records=(b"x",), handled="m", snapshot=b"s", timers=timers)
+        )
+
+    beyond_64_bits = 1 << 70
+    results = await asyncio.gather(
+        append("first", 1), append("broken", beyond_64_bits), append("last", 2), return_exceptions=True
+    )
+    assert [type(result) for result in results] == [int, OverflowError, int]
+    loaded = await store.load(conversation_key("acme", "broken"), handled="m")
+    assert (loaded.version, loaded.snapshot, loaded.handled) == (0, None, False)
+    assert [timer.id for timer in await store.due(before_ms=10, limit=10)] == ["first", "last"]
 
 
 async def test_a_caller_that_is_cancelled_leaves_the_store_usable(store):

@@ -17,7 +17,7 @@ from rockbot.errors import ConfigError
 from rockbot.events import LlmRequest, LlmResponse
 from rockbot.llm import LlmDelta, LlmError, LlmUnknownOutcome
 from rockbot.settings import AnthropicSettings
-from rockbot_handlers.llm.anthropic_errors import translate
+from rockbot_handlers.llm.anthropic_errors import NO_MESSAGE, SDK_ERRORS, translate
 from rockbot_handlers.llm.anthropic_wire import request_body, response_of
 
 __all__ = ["AnthropicClient", "open_anthropic"]
@@ -70,7 +70,7 @@ class AnthropicClient:
                 message = await self._client.messages.create(
                     **body, max_tokens=request.max_output_tokens, timeout=self._client.timeout
                 )
-        except Exception as exc:
+        except (*SDK_ERRORS, TimeoutError) as exc:
             raise self._error(exc) from None
         return _response(message)
 
@@ -91,7 +91,7 @@ class AnthropicClient:
                     async for text in stream.text_stream:
                         yield LlmDelta(text)
                     message = await stream.get_final_message()
-        except Exception as exc:
+        except (*SDK_ERRORS, TimeoutError) as exc:
             raise self._error(exc) from None
         yield _response(message)
 
@@ -101,7 +101,7 @@ class AnthropicClient:
         try:
             async with asyncio.timeout(self._seconds(None)):
                 counted = await self._client.messages.count_tokens(**body)
-        except Exception as exc:
+        except (*SDK_ERRORS, TimeoutError) as exc:
             raise self._error(exc) from None
         return counted.input_tokens
 
@@ -122,6 +122,4 @@ def _response(message: Any) -> LlmResponse:
     try:
         return response_of(message.to_dict(mode="json"))
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise LlmUnknownOutcome(
-            "anthropic: what came back is no message of the Messages API; is the base URL right?"
-        ) from None
+        raise LlmUnknownOutcome(f"anthropic: {NO_MESSAGE}") from None

@@ -6,6 +6,7 @@ the request with its headers.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
@@ -16,15 +17,23 @@ import httpx2
 
 from rockbot.llm import LlmError, LlmPermanent, LlmThrottled, LlmTransient, LlmUnknownOutcome
 
-__all__ = ["THROTTLE_SECONDS", "retry_after", "translate"]
+__all__ = ["NO_MESSAGE", "SDK_ERRORS", "THROTTLE_SECONDS", "retry_after", "translate"]
 
 _Clean = Callable[[str], str]
 
 #: Seconds to wait when the API is throttling and does not say how long.
 THROTTLE_SECONDS: Final = 5.0
 
+#: Everything the SDK raises of its own accord or lets through; what is not among them is a defect and passes as it is.
+SDK_ERRORS: Final = (anthropic.AnthropicError, httpx2.HTTPError, httpx2.InvalidURL, json.JSONDecodeError)
+
 #: Longest part of the API's own words that is repeated.
 _MAX_TEXT: Final = 500
+
+#: What came back was read and is not what was asked for.
+NO_MESSAGE: Final = "what came back is no message of the Messages API; is the base URL right?"
+
+_STATUS_OF: Final = {"overloaded_error": 529, "rate_limit_error": 429, "invalid_request_error": 400}
 
 #: The request was not even sent.
 _NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
@@ -72,8 +81,10 @@ def _translated(exc: Exception, clean: _Clean) -> LlmError:
         case anthropic.APIError():
             # An error event in a stream that had begun, or an answer that is no message.
             return LlmUnknownOutcome(f"anthropic: {clean(exc.message)}")
-        case _:
+        case anthropic.AnthropicError():
             return LlmPermanent(f"anthropic: {type(exc).__name__}: {clean(str(exc))}")
+        case _:
+            return LlmUnknownOutcome(f"anthropic: {NO_MESSAGE}")
 
 
 def _of_status(exc: anthropic.APIStatusError, clean: _Clean) -> LlmError:
@@ -81,7 +92,10 @@ def _of_status(exc: anthropic.APIStatusError, clean: _Clean) -> LlmError:
     request = f" (request {exc.request_id})" if exc.request_id else ""
     text = f"anthropic: {exc.status_code}{kind}: {clean(exc.api_message or 'no explanation')}{request}"
     after = retry_after(exc.response.headers)
-    match exc.status_code:
+    # An error inside a stream comes under status 200; its type says what a status would have said.
+    match _STATUS_OF.get(exc.type or "", 0) if exc.status_code < 400 else exc.status_code:
+        case 0:
+            return LlmUnknownOutcome(text)
         case 429 if exc.type == "billing_error" or (exc.error_code or "").endswith("spend_limit_reached"):
             return LlmPermanent(text)
         case 429 | 529:

@@ -1,0 +1,134 @@
+"""The entry point: commands put together, and every error turned into one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
+
+import typer
+
+from rockbot.cli import inspecting, letters, messages, processes
+from rockbot.cli.invocation import Invocation, global_parameters, present
+from rockbot.cli.render import Screen
+
+__all__ = ["app", "main", "run"]
+
+_EPILOG: Final = "\n\n".join(
+    (
+        "Examples:",
+        "rockbot up --feed examples/tasks.jsonl",
+        'rockbot ask assistant "What is 6 times 7?"',
+        "rockbot --broker amqp://user:secret@host/ dlq list",
+        (
+            "Exit codes: 0 done; 1 it failed; 2 wrong usage; 3 settings invalid; 4 host or broker unreachable;"
+            " 5 no answer in time; 6 problems found; 130 interrupted."
+        ),
+    )
+)
+
+app = typer.Typer(
+    name="rockbot",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from rockbot import __version__
+
+        sys.stdout.write(f"rockbot {__version__}\n")
+        raise typer.Exit
+
+
+def _root(ctx: typer.Context, **given: Any) -> None:
+    """Run and operate an event-driven agent host."""
+    given.pop("version")
+    call = ctx.ensure_object(Invocation)
+    call.take(given)
+
+
+def _assemble() -> None:
+    import inspect
+
+    version = inspect.Parameter(
+        "version",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=False,
+        annotation=Annotated[
+            bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        ],
+    )
+    present(_root, _root, [*global_parameters(hidden=False), version])
+    app.callback()(_root)
+    for part in (processes, messages, letters, inspecting):
+        part.register(app)
+
+
+_assemble()
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; returns its exit code and raises nothing."""
+    call = Invocation()
+    if "--json" in arguments:
+        call.take({"as_json": True})  # so that wrong usage, found out before any option is read, is JSON too
+    try:
+        result = typer.main.get_command(app).main(
+            args=list(arguments), prog_name="rockbot", standalone_mode=False, obj=call
+        )
+        return result if isinstance(result, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        call.screen.error("interrupted", "interrupted")
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except typer.TyperException as exc:
+        return _usage(call.screen, exc)
+    except Exception as exc:
+        return _failed(call, exc)
+
+
+def _usage(screen: Screen, exc: typer.TyperException) -> int:
+    context = getattr(exc, "ctx", None)
+    path = context.command_path if context is not None else "rockbot"
+    if type(exc).__name__ == "NoArgsIsHelpError":
+        sys.stderr.write(f"{exc.format_message()}\n".lstrip("\n"))
+        return 2
+    screen.error("usage", exc.format_message(), f"see `{path} --help`")
+    return exc.exit_code or 2
+
+
+def _failed(call: Invocation, exc: Exception) -> int:
+    from rockbot.operators.faults import ExitCode, fault_of
+
+    if call.debug:
+        import traceback
+
+        traceback.print_exc()
+    inner = _unwrapped(exc)
+    fault = fault_of(inner)
+    if fault.code == "internal":
+        hint = "" if call.debug else "run it again with --debug for the traceback"
+        call.screen.error("internal", f"unexpected {type(inner).__name__}: {inner}", hint)
+        return ExitCode.FAILURE
+    call.screen.error(fault.code, str(inner) or type(inner).__name__)
+    return fault.exit_code
+
+
+def _unwrapped(exc: Exception) -> Exception:
+    """The first error inside a group: tasks that ran together fail together, and one line has to do."""
+    while isinstance(exc, ExceptionGroup):
+        exc = exc.exceptions[0]
+    return exc

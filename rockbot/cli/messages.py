@@ -1,0 +1,134 @@
+"""``publish`` and ``ask``."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rockbot.cli.invocation import Invocation, command
+
+if TYPE_CHECKING:
+    from rockbot.events.tasks import AgentResponse
+
+__all__ = ["read_body", "register"]
+
+#: Seconds that `ask` waits unless told otherwise.
+_ASK_TIMEOUT = 300.0
+
+BodyText = Annotated[str | None, typer.Option("--body", help="The body, as text.", show_default=False)]
+BodyFile = Annotated[
+    Path | None, typer.Option("--file", help="Read the body from a file; - is standard input.", show_default=False)
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    command(app, "publish")(publish)
+    command(app, "ask")(ask)
+
+
+async def publish(
+    call: Invocation,
+    topic: Annotated[str, typer.Argument(help="For example agent.task.assistant.", show_default=False)],
+    source: Annotated[
+        str | None, typer.Argument(metavar="[-]", help="- reads the body from standard input.", show_default=False)
+    ] = None,
+    body: BodyText = None,
+    file: BodyFile = None,
+    type: Annotated[str, typer.Option("--type", help="Event type; by default told by the topic.")] = "",
+    header: Annotated[
+        list[str] | None, typer.Option("--header", help="A header k=v; may be repeated.", show_default=False)
+    ] = None,
+    correlation: Annotated[
+        str | None, typer.Option("--correlation", help="Correlation id.", show_default=False)
+    ] = None,
+    conversation: Annotated[
+        str | None, typer.Option("--conversation", help="Conversation id.", show_default=False)
+    ] = None,
+) -> None:
+    """Publish one message to a topic."""
+    from rockbot.cli.views import published_blocks
+
+    if source not in (None, "-"):
+        raise typer.BadParameter(f"{source!r} is no source of a body: use -, --body TEXT or --file PATH")
+    if source == "-":
+        if file is not None:
+            raise typer.BadParameter("the body can come from one place only: use -, --body or --file")
+        file = Path("-")
+    content = read_body(body, file)
+    if content is None:
+        raise typer.BadParameter("give the message a body: --body TEXT, --file PATH or -")
+    headers: dict[str, Any] = {}
+    for item in header or ():
+        name, separator, value = item.partition("=")
+        if not separator or not name:
+            raise typer.BadParameter(f"--header {item!r} is not of the form k=v")
+        headers[name] = value
+    async with call.operator() as operator:
+        message = await operator.publish(
+            topic, content, type=type, correlation_id=correlation, conversation_id=conversation, headers=headers
+        )
+    call.screen.show(message, published_blocks(message, "published"))
+
+
+async def ask(
+    call: Invocation,
+    agent: Annotated[str, typer.Argument(help="For example assistant.", show_default=False)],
+    text: Annotated[str, typer.Argument(help="What it is asked; - reads standard input.", show_default=False)],
+    conversation: Annotated[
+        str | None, typer.Option("--conversation", help="Go on with a conversation.", show_default=False)
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.001, help="Seconds to wait; the task itself goes on.")
+    ] = _ASK_TIMEOUT,
+) -> int:
+    """Give an agent a task, show its steps as they happen, print its answer."""
+    from rockbot.cli.views import step_line
+    from rockbot.events.tasks import AgentResponse
+
+    if text == "-":
+        text = sys.stdin.read()
+    async with call.operator() as operator:
+        stream: Any = operator.ask(agent, text, conversation_id=conversation, timeout=timeout)
+        async with aclosing(stream):
+            async for event in stream:
+                if isinstance(event, AgentResponse):
+                    return show_answer(call, event)
+                if event.kind != "ended" or call.screen.json:
+                    call.screen.signal(event, *step_line(event))
+    raise AssertionError("a stream of a task ends with its answer or an error")
+
+
+def show_answer(call: Invocation, response: AgentResponse) -> int:
+    """Print an answer: the text to standard output, why there is none to standard error. Returns the exit code."""
+    screen = call.screen
+    if screen.json:
+        screen.show(response, ())
+    elif response.output:
+        screen.text(response.output)
+    if response.status == "completed":
+        return 0
+    if not screen.json:
+        reason = f": {response.error.message}" if response.error else ""
+        screen.say(f"task {response.status}{reason}", "bad")
+    return 1
+
+
+def read_body(text: str | None, file: Path | None) -> bytes | None:
+    """A body from ``--body`` or ``--file``; None when neither is given."""
+    if text is not None and file is not None:
+        raise typer.BadParameter("the body can come from one place only: use --body or --file")
+    if text is not None:
+        return text.encode("utf-8", "surrogateescape")
+    if file is None:
+        return None
+    if str(file) == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return file.read_bytes()
+    except OSError as exc:
+        raise typer.BadParameter(f"cannot read {file}: {exc.strerror}") from None

@@ -1,0 +1,406 @@
+"""From envelope to verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from core.desk import Desk
+from core.links import Act, Link, Ping, Pong, envelope
+
+from rockbot.chain import Chain
+from rockbot.context import Context
+from rockbot.dispatcher import UPGRADE_WINDOW, Dispatcher
+from rockbot.errors import ConfigError, PermanentFailure, TemporaryFailure
+from rockbot.events import Event, EventRegistry, LlmRequest, StepStalled, ToolInvoke, ToolResult
+from rockbot.failures import FAILURES, describe_failures, verdict_of
+from rockbot.handler import CallNext
+from rockbot.outgoing import Outgoing
+from rockbot.state.ports import StateUnavailable, VersionConflict
+from rockbot_messaging.envelope import SCHEMA_VERSION, MessageEnvelope, ReturnAddress
+from rockbot_messaging.errors import (
+    BodyTooLarge,
+    BrokerUnreachable,
+    Closed,
+    InvalidTopic,
+    MessagingError,
+    NotConfirmed,
+    Unroutable,
+)
+from rockbot_messaging.ports import Door
+from rockbot_messaging.retries import RetryPolicy
+from rockbot_messaging.subscriptions import WatchSubscription, WorkSubscription
+from rockbot_messaging.testing import FakeClock
+from rockbot_messaging.verdicts import Ack, DeadLetter, Retry, Verdict
+
+REGISTRY = EventRegistry([Ping, Pong, ToolInvoke, ToolResult, LlmRequest, StepStalled])
+HOME = ReturnAddress("agent.step.assistant", "token")
+POLICY = RetryPolicy(max_attempts=3)
+
+
+async def nothing(event: Event, context: Context, call_next: CallNext) -> None:
+    pass
+
+
+def raising(exc: BaseException) -> Act:
+    async def act(event: Event, context: Context, call_next: CallNext) -> None:
+        context.emit(Pong(), topic="test.pong")
+        raise exc
+
+    return act
+
+
+class Bench:
+    def __init__(self, act: Act = nothing, fails: Callable[[MessageEnvelope], Exception | None] = lambda _: None) -> None:
+        self.clock = FakeClock()
+        self.desk = Desk(fails)
+        self.dispatcher = Dispatcher(
+            registry=REGISTRY,
+            chain=Chain([(1, "work", Link(act))], REGISTRY),
+            outgoing=Outgoing(self.desk, clock=self.clock, source="test"),
+            clock=self.clock,
+            source="test",
+        )
+
+    async def dispatch(self, body: bytes = b"{}", **fields: Any) -> Verdict:
+        return await self.dispatcher.dispatch(envelope(body, **fields), subscription="work", policy=POLICY)
+
+
+# -- reading
+
+
+@pytest.mark.parametrize(
+    ("body", "fields", "reason"),
+    [
+        (b"{}", {"type": "who.knows"}, "no event is named 'who.knows' (topic 'test.ping')"),
+        (b"{}", {"topic": "a.b"}, "the message names no type, and topic 'a.b' implies none"),
+        (b"", {}, "the body is empty; test.ping needs a JSON object"),
+        (b"\xff\xfe", {}, "the body is no test.ping: Invalid JSON"),
+        (b"not json", {}, "the body is no test.ping: Invalid JSON"),
+        (b"[]", {}, "the body is no test.ping: Input should be an object"),
+        (b'{"text": 5}', {}, "the body is no test.ping: text: Input should be a valid string"),
+        (b"[" * 5000, {}, "the body is no test.ping: Invalid JSON"),
+    ],
+)
+async def test_what_cannot_be_read_is_a_dead_letter_that_says_why(
+    body: bytes, fields: dict[str, Any], reason: str
+) -> None:
+    verdict = await Bench().dispatch(body, **fields)
+    assert isinstance(verdict, DeadLetter)
+    assert verdict.reason.startswith(reason)
+    assert not verdict.traceback
+
+
+async def test_this_schema_version_and_the_next_are_read() -> None:
+    for version in (SCHEMA_VERSION, SCHEMA_VERSION + 1):
+        assert await Bench().dispatch(schema_version=version) == Ack()
+
+
+async def test_a_newer_schema_version_waits_for_the_upgrade_and_then_dies() -> None:
+    bench = Bench()
+    sent = {"schema_version": SCHEMA_VERSION + 2, "timestamp_ms": bench.clock.now_ms()}
+    verdict = await bench.dispatch(b"unreadable", **sent)
+    assert isinstance(verdict, Retry)
+    assert not verdict.counted
+    assert verdict.after is not None
+    assert verdict.after > 0
+    bench.clock.advance(UPGRADE_WINDOW)
+    assert isinstance(await bench.dispatch(b"unreadable", **sent), Retry)
+    bench.clock.advance(1)
+    late = await bench.dispatch(b"unreadable", **sent)
+    assert isinstance(late, DeadLetter)
+    assert "schema version 3 is newer" in late.reason
+    assert "15 minutes" in late.reason
+
+
+# -- the table
+
+
+@pytest.mark.parametrize(
+    ("exc", "expected"),
+    [
+        (PermanentFailure("never"), DeadLetter(reason="never", error_type="PermanentFailure")),
+        (ConfigError("wrong key"), DeadLetter(reason="wrong key", error_type="ConfigError")),
+        (TemporaryFailure("busy"), Retry(reason="busy", error_type="TemporaryFailure")),
+        (
+            TemporaryFailure("busy", after=7, counted=False),
+            Retry(after=7, counted=False, reason="busy", error_type="TemporaryFailure"),
+        ),
+        (VersionConflict("other"), Retry(counted=False, reason="other", error_type="VersionConflict")),
+        (StateUnavailable("full"), Retry(counted=False, reason="full", error_type="StateUnavailable")),
+        (BrokerUnreachable("away"), Retry(counted=False, reason="away", error_type="BrokerUnreachable")),
+        (NotConfirmed("nack"), Retry(counted=False, reason="nack", error_type="NotConfirmed")),
+        (Closed("closing"), Retry(counted=False, reason="closing", error_type="Closed")),
+    ],
+)
+async def test_failures_become_the_verdict_of_their_row(exc: Exception, expected: Verdict) -> None:
+    bench = Bench(raising(exc))
+    assert await bench.dispatch() == expected
+    assert not bench.desk.published, "a chain that failed has sent nothing"
+
+
+@pytest.mark.parametrize(
+    ("exc", "kind"),
+    [
+        (BodyTooLarge("20 MiB"), DeadLetter),
+        (InvalidTopic("a b"), DeadLetter),
+        (Unroutable("a.b"), Retry),
+        (TimeoutError("slow"), Retry),
+        (ConnectionResetError("reset"), Retry),
+        (KeyError("unforeseen"), Retry),
+        (ExceptionGroup("several", [ValueError("x")]), Retry),
+    ],
+)
+async def test_unforeseen_failures_keep_their_traceback(exc: Exception, kind: type[DeadLetter | Retry]) -> None:
+    verdict = await Bench(raising(exc)).dispatch()
+    assert isinstance(verdict, kind)
+    assert verdict.error_type == type(exc).__name__
+    assert "links.py" in verdict.traceback
+    assert not isinstance(verdict, Retry) or verdict.counted
+
+
+def test_every_error_of_messaging_has_a_row_of_its_own_or_is_known_not_to() -> None:
+    rows = {error for rule in FAILURES[:-1] for error in rule.errors}
+    left = {cls.__name__ for cls in MessagingError.__subclasses__() if not any(issubclass(cls, row) for row in rows)}
+    assert left <= {"LetterNotFound", "TopologyMismatch", "Undecodable"}
+
+
+def test_the_table_can_be_printed() -> None:
+    rows = describe_failures()
+    assert len(rows) == len(FAILURES)
+    assert rows[0] == ("InvalidEvent, UnknownType, Unhandled", "dead letter at once")
+    assert rows[-1][0] == "Exception"
+
+
+def test_a_reason_is_one_line_that_every_header_can_carry() -> None:
+    verdict = verdict_of(PermanentFailure("a\n\tb \ud800" + "x" * 100_000))
+    assert isinstance(verdict, DeadLetter)
+    assert verdict.reason.startswith("a b \\ud800x")
+    assert len(verdict.reason) <= 2010
+    assert verdict.reason.encode()
+    assert verdict_of(PermanentFailure("")) == DeadLetter(reason="PermanentFailure", error_type="PermanentFailure")
+
+
+async def test_a_validation_error_in_a_handler_quotes_no_values(caplog: pytest.LogCaptureFixture) -> None:
+    async def act(event: Event, context: Context, call_next: CallNext) -> None:
+        Ping.model_validate({"text": ["the secret of the body"]})
+
+    with caplog.at_level(logging.INFO):
+        verdict = await Bench(act).dispatch()
+    assert isinstance(verdict, Retry)
+    assert verdict.reason == "text: Input should be a valid string"
+    assert "the secret" not in str([record.__dict__ for record in caplog.records])
+
+
+# -- sending
+
+
+async def test_emissions_are_published_before_the_verdict_and_then_acted_upon() -> None:
+    order: list[str] = []
+
+    async def act(event: Event, context: Context, call_next: CallNext) -> None:
+        context.emit(Pong(), topic="test.pong")
+        context.emit(Ping(), topic="test.ping")
+
+        async def after() -> None:
+            order.extend(["after", *bench.desk.topics])
+
+        context.after_publish.append(after)
+
+    bench = Bench(act)
+    assert await bench.dispatch() == Ack()
+    assert order == ["after", "test.pong", "test.ping"]
+    assert [door for door, _ in bench.desk.published] == [Door.PUBLIC, Door.COMMANDS]
+
+
+@pytest.mark.parametrize(
+    ("problem", "counted"), [(BrokerUnreachable("away"), False), (NotConfirmed("nack"), False), (Unroutable("x"), True)]
+)
+async def test_what_cannot_be_published_comes_again(problem: Exception, counted: bool) -> None:
+    async def act(event: Event, context: Context, call_next: CallNext) -> None:
+        context.emit(Pong(), topic="test.one")
+        context.emit(Pong(), topic="test.two")
+
+        async def after() -> None:
+            raise AssertionError("not everything was published")
+
+        context.after_publish.append(after)
+
+    bench = Bench(act, lambda sent: problem if sent.topic == "test.one" else None)
+    verdict = await bench.dispatch()
+    assert isinstance(verdict, Retry)
+    assert verdict.counted is counted
+    assert bench.desk.topics == ["test.two"], "the others were not tried"
+
+
+async def test_a_tool_that_nobody_offers_is_answered_as_a_tool_error() -> None:
+    async def act(event: Event, context: Context, call_next: CallNext) -> None:
+        invoke = ToolInvoke(tool="fly", call_id="t0")
+        context.emit(invoke, topic="tool.invoke.desk", return_address=HOME, deadline_ms=1)
+
+    bench = Bench(act, lambda sent: Unroutable(sent.topic) if sent.topic.startswith("tool.") else None)
+    assert await bench.dispatch() == Ack()
+    ((door, answer),) = bench.desk.published
+    assert (door, answer.topic, answer.return_address) == (Door.COMMANDS, HOME.topic, HOME)
+    assert answer.deadline_ms is None, "an answer is welcome late"
+    result = ToolResult.model_validate_json(answer.body)
+    assert result.is_error
+    assert (result.tool, result.call_id) == ("fly", "t0")
+    first = answer.message_id
+    await bench.dispatch()
+    assert bench.desk.ids == [first, first]
+
+
+async def test_a_tool_call_without_a_return_address_is_a_retry_like_any_other() -> None:
+    async def act(event: Event, context: Context, call_next: CallNext) -> None:
+        context.emit(ToolInvoke(tool="fly"), topic="tool.invoke.desk")
+
+    verdict = await Bench(act, lambda sent: Unroutable(sent.topic)).dispatch()
+    assert isinstance(verdict, Retry)
+    assert verdict.counted
+
+
+async def test_a_vanished_reply_queue_never_fails_the_turn(caplog: pytest.LogCaptureFixture) -> None:
+    from rockbot.context import Emission
+
+    async def act(event: Event, context: Context, call_next: CallNext) -> None:
+        made = context.make(Pong(), topic="agent.response.x")
+        context.send_again(Emission(made, Door.PUBLIC, address="amq.gen-1"))
+
+    with caplog.at_level(logging.WARNING):
+        assert await Bench(act, lambda sent: Unroutable(sent.topic)).dispatch() == Ack()
+    assert "reply queue is gone" in caplog.text
+
+
+async def test_an_answer_goes_to_the_return_address_with_its_token_and_without_deadline() -> None:
+    async def act(event: Event, context: Context, call_next: CallNext) -> None:
+        context.answer(Pong(text="done"))
+
+    bench = Bench(act)
+    assert await bench.dispatch(return_address=HOME, deadline_ms=5) == Ack()
+    ((door, answer),) = bench.desk.published
+    assert (door, answer.topic, answer.return_address, answer.deadline_ms) == (Door.COMMANDS, HOME.topic, HOME, None)
+    verdict = await bench.dispatch()
+    assert isinstance(verdict, DeadLetter)
+
+
+# -- telling the turn
+
+
+async def test_a_step_that_dies_tells_its_turn_before_the_letter_is_written() -> None:
+    bench = Bench(raising(PermanentFailure("no such model")))
+    verdict = await bench.dispatch(return_address=HOME, tenant="acme", conversation_id="v", deadline_ms=3)
+    assert isinstance(verdict, DeadLetter)
+    ((door, notice),) = bench.desk.published
+    stalled = StepStalled.model_validate_json(notice.body)
+    assert (stalled.message_id, stalled.queue, stalled.reason) == ("m1", "work", "no such model")
+    assert (door, notice.topic, notice.return_address) == (Door.COMMANDS, HOME.topic, HOME)
+    assert (notice.tenant, notice.conversation_id, notice.deadline_ms) == ("acme", "v", None)
+
+
+async def test_only_the_last_attempt_tells_the_turn() -> None:
+    bench = Bench(raising(KeyError("x")))
+    for attempt, notices in ((1, 0), (2, 0), (3, 1)):
+        await bench.dispatch(return_address=HOME, attempt=attempt)
+        assert len(bench.desk.published) == notices
+    assert b"gave up after 3 attempts" in bench.desk.published[0][1].body
+
+
+async def test_a_step_that_dies_again_after_a_replay_tells_again() -> None:
+    bench = Bench(raising(PermanentFailure("x")))
+    await bench.dispatch(return_address=HOME)
+    bench.clock.advance(60)
+    await bench.dispatch(return_address=HOME)
+    assert len(set(bench.desk.ids)) == 2
+
+
+async def test_a_step_whose_turn_cannot_be_told_is_handed_back() -> None:
+    bench = Bench(raising(PermanentFailure("x")), lambda _: BrokerUnreachable("away"))
+    verdict = await bench.dispatch(return_address=HOME)
+    assert isinstance(verdict, Retry)
+    assert not verdict.counted
+    assert "could not be told: x" in verdict.reason
+
+
+@pytest.mark.parametrize("problem", [Unroutable("gone"), InvalidTopic("a b")])
+async def test_a_step_whose_turn_nobody_drives_is_a_dead_letter_all_the_same(problem: Exception) -> None:
+    verdict = await Bench(raising(PermanentFailure("x")), lambda _: problem).dispatch(return_address=HOME)
+    assert isinstance(verdict, DeadLetter)
+
+
+async def test_a_notice_that_dies_tells_nobody_or_it_would_tell_itself_for_ever() -> None:
+    bench = Bench(raising(PermanentFailure("the token is not one of ours")))
+    event = StepStalled(message_id="x", queue="q", reason="r")
+    verdict = await bench.dispatch(event.to_body(), type=event.type_name, return_address=HOME)
+    assert isinstance(verdict, DeadLetter)
+    assert not bench.desk.published
+
+
+async def test_a_message_without_a_return_address_and_a_watchers_message_tell_nobody() -> None:
+    bench = Bench(raising(PermanentFailure("x")))
+    await bench.dispatch()
+    handler = bench.dispatcher.handler(WatchSubscription(name="status"))
+    assert isinstance(await handler(envelope(return_address=HOME)), DeadLetter)
+    assert not bench.desk.published
+
+
+async def test_an_unreadable_command_tells_its_turn_too() -> None:
+    bench = Bench()
+    assert isinstance(await bench.dispatch(b"", return_address=HOME), DeadLetter)
+    assert len(bench.desk.published) == 1
+
+
+async def test_the_handler_of_a_work_subscription_uses_its_policy() -> None:
+    bench = Bench(raising(KeyError("x")))
+    once = WorkSubscription(name="once", patterns=("test.ping",), retry=RetryPolicy(max_attempts=1))
+    await bench.dispatcher.handler(once)(envelope(return_address=HOME))
+    assert len(bench.desk.published) == 1
+
+
+# -- cancellation
+
+
+async def test_cancellation_passes_through() -> None:
+    started = asyncio.Event()
+
+    async def act(event: Event, context: Context, call_next: CallNext) -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    bench = Bench(act)
+    running = asyncio.create_task(bench.dispatch(return_address=HOME))
+    async with asyncio.timeout(5):
+        await started.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert not bench.desk.published
+
+
+async def test_cancellation_while_publishing_passes_through() -> None:
+    started = asyncio.Event()
+
+    async def act(event: Event, context: Context, call_next: CallNext) -> None:
+        context.emit(Pong(), topic="test.one")
+        context.emit(Pong(), topic="test.two")
+
+    class Slow(Desk):
+        async def publish(self, envelope: MessageEnvelope, *, door: Door = Door.COMMANDS) -> None:
+            started.set()
+            await asyncio.Event().wait()
+
+    clock = FakeClock()
+    outgoing = Outgoing(Slow(), clock=clock, source="test")
+    chain = Chain([(1, "work", Link(act))], REGISTRY)
+    dispatcher = Dispatcher(registry=REGISTRY, chain=chain, outgoing=outgoing, clock=clock, source="test")
+    running = asyncio.create_task(dispatcher.dispatch(envelope()))
+    async with asyncio.timeout(5):
+        await started.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+
