@@ -19,7 +19,7 @@ __all__ = ["CLAIM_SECONDS", "CallRefused", "LedgeredCalls"]
 logger = logging.getLogger(__name__)
 
 #: Seconds a claim lasts unless it is renewed; a killed worker's call waits that long at most.
-CLAIM_SECONDS: Final = 10.0
+CLAIM_SECONDS: Final = 5.0
 
 
 @final
@@ -105,7 +105,9 @@ class LedgeredCalls:
         while True:
             await asyncio.sleep(self._claim_seconds / 3)
             try:
-                state = await self._begin(call_id, tenant)
+                state = await self._ledger.renew(
+                    call_id, tenant=tenant, owner=self._owner, claim_seconds=self._claim_seconds
+                )
             except Exception as exc:
                 # The claim guards against double work only; the result is still written by compare-and-set.
                 logger.warning(

@@ -52,9 +52,16 @@ class ResultLedger(Protocol):
     """Durable as its provider is; one entry per (tenant, call id), kept for the provider's retention time."""
 
     async def begin(self, call_id: str, *, tenant: str, owner: str, claim_seconds: float) -> Start:
-        """Claim a call for `owner` for so long; the same owner may claim again at any time.
+        """Claim a call for `owner` for so long; the same owner may begin again at any time, which counts as a start.
 
         A finished or refused call is never claimed again. A claim that ran out may be taken by anybody.
+        """
+        ...
+
+    async def renew(self, call_id: str, *, tenant: str, owner: str, claim_seconds: float) -> Start:
+        """Prolong a claim while the work runs; the call does not count as begun once more.
+
+        Anything but `Begun` says that the claim is lost: finished by somebody else, refused, or taken after it ran out.
         """
         ...
 

@@ -60,7 +60,17 @@ class StateLedger:
         Raises:
             StateUnavailable: the store cannot say or write.
         """
-        key = call_key(tenant, call_id)
+        return await self._claim(call_key(tenant, call_id), owner, claim_seconds, renewal=False)
+
+    async def renew(self, call_id: str, *, tenant: str, owner: str, claim_seconds: float) -> Start:
+        """Prolong `owner`'s claim; a claim that ran out and that nobody took is prolonged too.
+
+        Raises:
+            StateUnavailable: the store cannot say or write.
+        """
+        return await self._claim(call_key(tenant, call_id), owner, claim_seconds, renewal=True)
+
+    async def _claim(self, key: Key, owner: str, claim_seconds: float, *, renewal: bool) -> Start:
         while True:
             found = await self._find(key)
             call = found.call
@@ -69,12 +79,16 @@ class StateLedger:
             if call.state == "refused":
                 return Refused(call.reason)
             now_ms = await self._store.now_ms()
-            if call.state == "claimed" and call.owner != owner and call.until_ms > now_ms:
+            mine = call.state == "claimed" and call.owner == owner
+            if renewal and not mine:
+                return Busy(max(0, call.until_ms - now_ms) / 1000)
+            if call.state == "claimed" and not mine and call.until_ms > now_ms:
                 return Busy((call.until_ms - now_ms) / 1000)
             until_ms = now_ms + round(claim_seconds * 1000)
-            claimed = _Call("claimed", starts=call.starts + 1, owner=owner, until_ms=until_ms)
+            starts = call.starts if renewal else call.starts + 1
+            claimed = _Call("claimed", starts=starts, owner=owner, until_ms=until_ms)
             if await self._write(key, claimed, found.version, seconds=max(self._retention, claim_seconds)):
-                return Begun(claimed.starts)
+                return Begun(starts)
 
     async def finish(self, call_id: str, *, tenant: str, result: bytes) -> bytes:
         """Write the result down, also of a call that was refused meanwhile: it was made, and that is what counts."""

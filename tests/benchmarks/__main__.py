@@ -59,7 +59,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, help="rounds per contender (5; 2 with --quick)")
-    parser.add_argument("--messages", type=int, help="messages per run (15,000; 4,000 with --quick)")
+    parser.add_argument("--messages", type=int, help="messages per run (15,000; 6,000 with --quick)")
     parser.add_argument("--quick", action="store_true", help="less than a minute, coarser figures")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"comma-separated: {', '.join(PARTS)}")
     parser.add_argument("--check", action="store_true", help="exit 1 on a ratio over 25 %% worse than the kept one")
@@ -68,7 +68,7 @@ def _arguments() -> argparse.Namespace:
     options = parser.parse_args()
     options.rounds = options.rounds or (2 if options.quick else 5)
     # Publishes come in batches of a hundred, and every contender must find as many messages as it is to consume.
-    options.messages = max(1000, (options.messages or (4_000 if options.quick else 15_000)) // 100 * 100)
+    options.messages = max(1000, (options.messages or (6_000 if options.quick else 15_000)) // 100 * 100)
     options.parts = options.parts.split(",")
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"unknown part {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")

@@ -30,7 +30,7 @@ IN_FLIGHT: Final = 100
 _NAMESPACE: Final = "bench"
 _RUN_SECONDS: Final = 120
 
-#: What is run per contender and round: result name -> (module, arguments); `{total}` is filled in.
+#: What is run per contender and round: mode -> (module, arguments with places to fill in).
 CONTENDERS: Final[dict[str, dict[str, tuple[str, list[str]]]]] = {
     "rockbot": {
         "publish-many": ("rockbot_host", ["publish-many", "{url}", "{namespace}", "{total}", "{in_flight}"]),
@@ -97,10 +97,11 @@ def measure(url: str, *, rounds: int, messages: int, say: Callable[[str], None])
                 for mode, (module, arguments) in CONTENDERS[name].items():
                     if mode != "consume":
                         channel.queue_purge(queue)
-                    result = _run(module, [argument.format(**values) for argument in arguments])
+                    results = _run(module, [argument.format(**values) for argument in arguments])
                     if mode == "consume":
                         _check_settled(channel, queue, name)
-                    runs[name].setdefault(mode, []).append(result)
+                    for run, result in results.items():
+                        runs[name].setdefault(run, []).append(result)
         channel.queue_purge(queue)
     return Samples(runs, server)
 
@@ -116,7 +117,7 @@ def _declare(channel: Any, names: Names, *, server_major: int) -> None:
         channel.queue_bind(binding.queue, binding.exchange, binding.pattern)
 
 
-def _run(module: str, arguments: list[str]) -> dict[str, float]:
+def _run(module: str, arguments: list[str]) -> dict[str, dict[str, float]]:
     done = subprocess.run(
         [sys.executable, "-m", f"tests.benchmarks.contenders.{module}", *arguments],
         stdout=subprocess.PIPE,
@@ -126,7 +127,7 @@ def _run(module: str, arguments: list[str]) -> dict[str, float]:
     )
     if done.returncode:
         raise RuntimeError(f"{module} {arguments[0]} ended with exit code {done.returncode}:\n{done.stdout}")
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    result: dict[str, dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 

@@ -59,7 +59,7 @@ async def _run(bus: MemoryBus, messages: int, produce: Producer | None) -> dict[
     await bus.declare([host_path.ORDERS])
     if produce is None:
         await _one_by_one(bus, messages)
-    dispatcher = host_path.dispatcher(bus.publisher, window.count)
+    dispatcher = host_path.dispatcher(bus.publisher, window.work)
     consumption = await bus.subscriber.subscribe(host_path.ORDERS, dispatcher.handler(host_path.ORDERS))
     if produce is not None:
         await produce(bus, messages)

@@ -1,13 +1,13 @@
 """A host cut down to the path of one message: registry, a chain of three links, the handler behind it, the dispatcher.
 
 The links do what cross-cutting links do (read the envelope, look at the clock, count) and pass the event on; the
-handler only counts, as the other contenders' handlers do.
+handler does no more than the handlers of the other contenders.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import ClassVar, final
 
 from rockbot.chain import Chain
@@ -78,21 +78,21 @@ class TenantLink:
 
 
 @final
-class CountingHandler:
-    """The work."""
+class WorkHandler:
+    """The work, behind the three links."""
 
     handles = (OrderPlaced,)
 
-    def __init__(self, count: Callable[[], None]) -> None:
-        self._count = count
+    def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
+        self._work = work
 
     async def handle(self, event: OrderPlaced, context: Context, call_next: CallNext) -> None:
         assert event.lines
-        self._count()
+        await self._work()
 
 
-def dispatcher(publisher: MessagePublisher, count: Callable[[], None]) -> Dispatcher:
-    """The path with a handler that calls `count` for every message."""
+def dispatcher(publisher: MessagePublisher, work: Callable[[], Awaitable[None]]) -> Dispatcher:
+    """The path with a handler that awaits `work` for every message."""
     clock = SystemClock()
     registry = EventRegistry([OrderPlaced])
     chain = Chain(
@@ -100,7 +100,7 @@ def dispatcher(publisher: MessagePublisher, count: Callable[[], None]) -> Dispat
             (100, "log", LogLink()),
             (200, "deadline", DeadlineLink()),
             (500, "tenant", TenantLink()),
-            (1000, "count", CountingHandler(count)),
+            (1000, "work", WorkHandler(work)),
         ],
         registry,
     )

@@ -15,7 +15,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any, final
 
-__all__ = ["Window", "report", "run"]
+__all__ = ["Phases", "Window", "report", "run"]
 
 
 @final
@@ -47,6 +47,10 @@ class Window:
             self.close()
             self.full.set()
 
+    async def work(self) -> None:
+        """A handler's work that is nothing but being counted."""
+        self.count()
+
     def result(self) -> dict[str, float]:
         """Messages per second and CPU seconds per 10,000 messages inside the window."""
         messages = self.total - self._warm_up
@@ -55,8 +59,34 @@ class Window:
         return {"rate": messages / seconds, "cpu": cpu / messages * 10_000}
 
 
-def report(result: dict[str, float]) -> None:
-    """Hand a result to the process that started this one: the last line it prints."""
+@final
+class Phases:
+    """The work of a consumer's handler: for the first half of the messages none, then it waits once for the event loop.
+
+    A handler that never waits flatters whoever starts no task for it; one that waits is what real handlers do.
+    """
+
+    def __init__(self, total: int) -> None:
+        half = total // 2
+        self._plain = Window(half, warm_up=half // 10)
+        self._waiting = Window(total - half, warm_up=half // 10)
+
+    async def work(self) -> None:
+        """Handle one message."""
+        if self._plain.seen < self._plain.total:
+            self._plain.count()
+        else:
+            await asyncio.sleep(0)
+            self._waiting.count()
+
+    async def done(self) -> dict[str, dict[str, float]]:
+        """Wait for all messages; the results."""
+        await self._waiting.full.wait()
+        return {"consume": self._plain.result(), "consume, handler waits": self._waiting.result()}
+
+
+def report(result: dict[str, dict[str, float]]) -> None:
+    """Hand results by name to the process that started this one: the last line it prints."""
     print(json.dumps(result), flush=True)
 
 

@@ -160,6 +160,12 @@ async def test_a_text_reply_with_its_usage(server: Server, client: AnthropicClie
     }
 
 
+async def test_a_long_reply_may_be_asked_for_without_streaming(server: Server, client: AnthropicClient) -> None:
+    server.replies = [Reply(message(text("long")))]
+    await call(client, request(max_output_tokens=128_000))
+    assert server.received[0].body["max_tokens"] == 128_000
+
+
 TOOL = ToolSpec(name="add", description="Adds.", input_schema={"type": "object"}, toolset="math")
 
 

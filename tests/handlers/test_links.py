@@ -115,6 +115,18 @@ async def test_a_failure_is_told_once_in_a_line_and_raised_again(
     assert bool(record.exc_info) is (level == logging.DEBUG)
 
 
+async def test_waiting_is_no_failure(compose: Compose, make_context: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async def act(event: Event, context: Context) -> None:
+        raise TemporaryFailure("throttled", after=9, counted=False)
+
+    caplog.set_level(logging.INFO)
+    with pytest.raises(TemporaryFailure):
+        await compose(Work(act), logs).run(INVOKE, make_context(INVOKE, "tool.invoke.x"))
+    (record,) = caplog.records
+    told: Any = record
+    assert (record.levelname, record.message, told.after) == ("INFO", "message handed back", 9)
+
+
 async def test_a_cancellation_is_told_and_stays_one(
     compose: Compose, make_context: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import operator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rockbot.events import (
     LlmRequest,
@@ -67,6 +71,17 @@ async def test_arithmetic_is_handed_to_the_python_sandbox_and_its_value_quoted(d
     assert second.message.text.startswith("6 * 7 = 42\n")
     assert "not a language model" in second.message.text
     assert (second.message.tool_calls, second.stop_reason) == ((), "end_turn")
+
+
+@given(st.integers(0, 10**9), st.sampled_from("+-*"), st.integers(0, 10**9))
+async def test_generated_arithmetic_is_sent_as_code_of_the_same_value(a: int, sign: str, b: int) -> None:
+    reply = await ask(open_scripted(Settings()), user(f"How much is {a:,} {sign} {b}?"))
+    (call,) = reply.message.tool_calls
+    tree = ast.parse(call.arguments["code"], mode="eval").body
+    assert isinstance(tree, ast.BinOp)
+    operands = (ast.literal_eval(tree.left), ast.literal_eval(tree.right))
+    apply = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}[type(tree.op)]
+    assert apply(*operands) == {"+": a + b, "-": a - b, "*": a * b}[sign]
 
 
 @pytest.mark.parametrize(

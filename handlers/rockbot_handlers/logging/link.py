@@ -1,7 +1,8 @@
 """One log record per message handled: what it was, whose it was, what became of it, and how long that took.
 
 Messages of the records are constants and everything else is a field, so that logs can be searched. Bodies appear at DEBUG
-only; a failure is told once, at WARNING, in one line, and its traceback at DEBUG.
+only; a failure is told once, at WARNING, in one line, and its traceback at DEBUG. Waiting (throttled, busy elsewhere) is no
+failure and is told at INFO.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 from typing import Any, Final, final
 
 from rockbot.context import Context
+from rockbot.errors import TemporaryFailure
 from rockbot.events import Event
 from rockbot.handler import CallNext
 
@@ -45,16 +47,26 @@ class LoggingLink:
         except asyncio.CancelledError:
             logger.info("message cancelled", extra=self._outcome(event, context, began, "cancelled"))
             raise
+        except TemporaryFailure as exc:
+            if exc.counted:
+                self._failed(event, context, began, exc)
+            else:
+                fields = self._outcome(event, context, began, "handed back")
+                logger.info("message handed back", extra={**fields, "after": exc.after, "reason": str(exc)})
+            raise
         except Exception as exc:
-            fields = self._outcome(event, context, began, type(exc).__name__)
-            logger.warning(
-                "message failed",
-                extra={**fields, "error": " ".join(str(exc).split())},
-                exc_info=logger.isEnabledFor(logging.DEBUG),
-            )
+            self._failed(event, context, began, exc)
             raise
         if logger.isEnabledFor(logging.INFO):
             logger.info("message handled", extra=self._outcome(event, context, began, "ok"))
+
+    def _failed(self, event: Event, context: Context, began: float, exc: Exception) -> None:
+        fields = self._outcome(event, context, began, type(exc).__name__)
+        self._logger.warning(
+            "message failed",
+            extra={**fields, "error": " ".join(str(exc).split())},
+            exc_info=self._logger.isEnabledFor(logging.DEBUG),
+        )
 
     def _outcome(self, event: Event, context: Context, began: float, outcome: str) -> dict[str, Any]:
         took = (context.clock.monotonic() - began) * 1000

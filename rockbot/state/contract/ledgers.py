@@ -55,6 +55,24 @@ class LedgerContract:
         assert isinstance(busy, Busy)
         assert 35 < busy.seconds <= 40
 
+    async def test_a_renewed_claim_lasts_longer_and_is_no_further_start(self, ledgers: LedgersUnderTest) -> None:
+        await _begin(ledgers.first, "a")
+        await ledgers.advance(50)
+        assert await ledgers.first.renew("call", tenant="acme", owner="a", claim_seconds=60) == Begun(1)
+        await ledgers.advance(50)
+        assert isinstance(await _begin(ledgers.second, "b"), Busy)
+        await ledgers.first.release("call", tenant="acme", owner="a")
+        assert await _begin(ledgers.second, "b") == Begun(1)
+
+    async def test_a_lost_claim_is_not_renewed(self, ledgers: LedgersUnderTest) -> None:
+        await _begin(ledgers.first, "a")
+        await ledgers.advance(60)
+        await _begin(ledgers.second, "b")
+        assert isinstance(await ledgers.first.renew("call", tenant="acme", owner="a", claim_seconds=60), Busy)
+        await ledgers.second.refuse("call", tenant="acme", reason="canceled")
+        renewed = await ledgers.second.renew("call", tenant="acme", owner="b", claim_seconds=60)
+        assert renewed == Refused("canceled")
+
     async def test_a_claim_that_ran_out_is_taken_over_and_counted(self, ledgers: LedgersUnderTest) -> None:
         await _begin(ledgers.first, "a")
         await ledgers.advance(60)

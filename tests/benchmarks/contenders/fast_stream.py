@@ -10,25 +10,25 @@ from faststream.rabbit import Channel, ExchangeType, RabbitBroker, RabbitExchang
 from faststream.rabbit.schemas.queue import QueueType
 
 from tests.benchmarks.order import ORDER, Order
-from tests.benchmarks.window import Window, report, run
+from tests.benchmarks.window import Phases, Window, report, run
 
 
 async def consume(url: str, queue_name: str, total: int, prefetch: int) -> None:
     """Take, decode, acknowledge when the handler has returned."""
-    window = Window(total, warm_up=total // 10)
+    phases = Phases(total)
     broker = RabbitBroker(url, logger=None)
     queue = RabbitQueue(queue_name, queue_type=QueueType.QUORUM, durable=True, declare=False)
 
     @broker.subscriber(queue, channel=Channel(prefetch_count=prefetch), ack_policy=AckPolicy.REJECT_ON_ERROR)
     async def handle(order: Order) -> None:
         assert order.lines
-        window.count()
+        await phases.work()
 
     async with broker:
         await broker.start()
-        await window.full.wait()
-        await asyncio.sleep(0.2)  # the last acknowledgements are sent after the handler has returned
-    report(window.result())
+        result = await phases.done()
+        await asyncio.sleep(0.2)  # the last acknowledgements follow the work
+    report(result)
 
 
 async def publish(url: str, exchange_name: str, topic: str, total: int, in_flight: int) -> None:
@@ -44,7 +44,7 @@ async def publish(url: str, exchange_name: str, topic: str, total: int, in_fligh
         for _ in range(total // in_flight):
             await asyncio.gather(*(publisher.publish(ORDER) for _ in range(in_flight)))
         window.close()
-    report(window.result())
+    report({"publish": window.result()})
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
 
 from tests.benchmarks.order import BODY, Order
-from tests.benchmarks.window import Window, report, run
+from tests.benchmarks.window import Phases, Window, report, run
 
 
 async def consume(url: str, queue_name: str, total: int, prefetch: int) -> None:
     """Take, decode, acknowledge."""
-    window = Window(total, warm_up=total // 10)
+    phases = Phases(total)
     connection = await aio_pika.connect_robust(url)
     async with connection:
         channel = await connection.channel()
@@ -24,12 +24,13 @@ async def consume(url: str, queue_name: str, total: int, prefetch: int) -> None:
 
         async def handle(message: AbstractIncomingMessage) -> None:
             Order.model_validate_json(message.body)
+            await phases.work()
             await message.ack()
-            window.count()
 
         await queue.consume(handle)
-        await window.full.wait()
-    report(window.result())
+        result = await phases.done()
+        await asyncio.sleep(0.2)  # the last acknowledgements follow the work
+    report(result)
 
 
 async def publish(url: str, exchange_name: str, topic: str, total: int, in_flight: int) -> None:
@@ -54,7 +55,7 @@ async def publish(url: str, exchange_name: str, topic: str, total: int, in_fligh
         for _ in range(total // in_flight):
             await asyncio.gather(*(send() for _ in range(in_flight)))
         window.close()
-    report(window.result())
+    report({"publish": window.result()})
 
 
 if __name__ == "__main__":

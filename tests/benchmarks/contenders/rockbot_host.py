@@ -8,7 +8,7 @@ import sys
 from rockbot_messaging.clock import RandomIds, SystemClock
 from rockbot_messaging.rabbitmq import RabbitBus, RabbitSettings
 from tests.benchmarks import host_path
-from tests.benchmarks.window import Window, report, run
+from tests.benchmarks.window import Phases, Window, report, run
 
 
 def _bus(url: str, namespace: str) -> RabbitBus:
@@ -17,16 +17,16 @@ def _bus(url: str, namespace: str) -> RabbitBus:
 
 async def consume(url: str, namespace: str, total: int) -> None:
     """Take, decode, run the chain, settle."""
-    window = Window(total, warm_up=total // 10)
+    phases = Phases(total)
     bus = _bus(url, namespace)
     await bus.open()
     await bus.declare([host_path.ORDERS])
-    dispatcher = host_path.dispatcher(bus.publisher, window.count)
+    dispatcher = host_path.dispatcher(bus.publisher, phases.work)
     consumption = await bus.subscriber.subscribe(host_path.ORDERS, dispatcher.handler(host_path.ORDERS))
-    await window.full.wait()
+    result = await phases.done()
     await consumption.stop(timeout=10)
     await bus.close()
-    report(window.result())
+    report(result)
 
 
 async def publish(url: str, namespace: str, total: int, in_flight: int, *, batched: bool) -> None:
@@ -53,7 +53,7 @@ async def publish(url: str, namespace: str, total: int, in_flight: int, *, batch
         await batch(start)
     window.close()
     await bus.close()
-    report(window.result())
+    report({"publish-many" if batched else "publish": window.result()})
 
 
 if __name__ == "__main__":
