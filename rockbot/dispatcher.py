@@ -135,15 +135,16 @@ class Dispatcher:
         return verdict
 
     def _log(self, envelope: MessageEnvelope, verdict: Verdict) -> None:
+        """What becomes of a failed message; that and how it failed is the logging link's to tell."""
         assert not isinstance(verdict, Ack)
+        dead = isinstance(verdict, DeadLetter)
         logger.log(
-            logging.WARNING if isinstance(verdict, DeadLetter) else logging.INFO,
-            "handling failed",
+            logging.WARNING if dead else logging.DEBUG,
+            "message dead-lettered" if dead else "message retried",
             extra={
                 "message_id": envelope.message_id,
                 "topic": envelope.topic,
                 "attempt": envelope.attempt,
-                "verdict": type(verdict).__name__,
                 "error": f"{verdict.error_type}: {verdict.reason}",
             },
         )

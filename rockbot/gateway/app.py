@@ -28,6 +28,7 @@ from rockbot.gateway.api import (
     StatusLine,
     request_limit,
 )
+from rockbot.gateway.limits import BodyLimit
 from rockbot.operator import Operator
 from rockbot.operators.faults import FAULTS, Problem, fault_of, problem_of
 from rockbot.operators.models import Diagnosis, LetterDetail, LetterSummary, Pipeline, PublishedMessage, QueueInfo
@@ -47,9 +48,9 @@ def create_app(operator: Operator, *, max_body_bytes: int = 16 << 20) -> FastAPI
         docs_url=None,
         redoc_url=None,
         openapi_url=f"/{VERSION}/openapi.json",
-        max_body_size=request_limit(max_body_bytes),
         responses={"default": {"model": ErrorBody}},
     )
+    app.add_middleware(BodyLimit, limit=request_limit(max_body_bytes))
     app.include_router(_routes(operator), prefix=f"/{VERSION}")
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)

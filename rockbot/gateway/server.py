@@ -45,9 +45,19 @@ async def serve(app: FastAPI, socket_path: Path) -> AsyncIterator[GatewayServer]
 
 @final
 class _Uvicorn(uvicorn.Server):
+    """Leaves signals alone, and sleeps until it is told to stop instead of looking ten times a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.stopping = asyncio.Event()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await self.stopping.wait()
 
 
 @final
@@ -99,7 +109,7 @@ class GatewayServer:
             return
         try:
             if task is not None:
-                self._server.should_exit = True
+                self._server.stopping.set()
                 await task
         finally:
             listener.close()

@@ -12,11 +12,9 @@ import json
 from typing import Final, final
 
 from rockbot import topics
-from rockbot.events.content import TextPart, ToolResultPart
+from rockbot.events.content import TextPart, ToolCallPart, ToolResultPart
 from rockbot.events.models import LlmRequest, LlmResponse
 from rockbot.events.tasks import (
-    AgentResponse,
-    AgentStatus,
     AgentTask,
     ErrorInfo,
     StatusKind,
@@ -27,12 +25,14 @@ from rockbot.events.tasks import (
 )
 from rockbot.events.tools import ToolInvoke, ToolResult
 from rockbot.machines.machine import Command, Decision, IndexWrite, Input, TimerRequest
+from rockbot.machines.turn_messages import TurnMessages, return_token, token_parts
 from rockbot.machines.turn_state import (
     RECORDS,
     AgentSnapshot,
     AnswerIgnored,
     AwaitingModel,
     AwaitingTools,
+    CallRepeated,
     Conversation,
     ModelCalled,
     ModelReplied,
@@ -49,8 +49,6 @@ from rockbot.machines.turn_state import (
     TurnStarted,
     evolve,
 )
-from rockbot.state.keys import key, task_key
-from rockbot_messaging.envelope import ReturnAddress
 from rockbot_messaging.identity import derive_id
 
 __all__ = ["LONGEST_TASK", "STALL_LIMIT", "TurnMachine", "return_token", "token_parts"]
@@ -59,23 +57,6 @@ __all__ = ["LONGEST_TASK", "STALL_LIMIT", "TurnMachine", "return_token", "token_
 STALL_LIMIT: Final = 7 * 86_400
 #: Seconds a task may take at most, whatever deadline it brings.
 LONGEST_TASK: Final = 30 * 86_400
-
-
-def return_token(conversation_id: str, call: str) -> str:
-    """The token that leads an answer back to its conversation and call."""
-    return json.dumps([conversation_id, call], separators=(",", ":"))
-
-
-def token_parts(token: str) -> tuple[str, str]:
-    """Conversation and call of a token.
-
-    Raises:
-        ValueError: it was not made by `return_token`.
-    """
-    parts = json.loads(token)
-    if not (isinstance(parts, list) and len(parts) == 2 and all(isinstance(part, str) and part for part in parts)):
-        raise ValueError("not a return token of a turn")
-    return parts[0], parts[1]
 
 
 @final
@@ -149,7 +130,7 @@ class _Step:
 
     def __init__(self, conversation_id: str, state: Conversation, given: Input) -> None:
         self.given = given
-        self._conversation_id = conversation_id
+        self._messages = TurnMessages(given.envelope.tenant, conversation_id)
         self._state = state
         self._records: list[TurnRecord] = []
         self._commands: list[Command] = []
@@ -178,7 +159,7 @@ class _Step:
         if task.deadline_ms <= self.given.now_ms:
             self._end(task, "expired", error=ErrorInfo(code="expired", message="the deadline had passed on arrival"))
             return
-        self._timers.append(self._deadline_timer(task, task.deadline_ms))
+        self._timers.append(self._messages.deadline_timer(task, task.deadline_ms))
         if self._state.turn is not None:
             self._signal(task, "queued", "waiting for the task before it in this conversation")
             return
@@ -250,7 +231,7 @@ class _Step:
                 id=call, deadline_ms=limit_ms, message_id=event.message_id, queue=event.queue, reason=event.reason
             )
         )
-        self._timers.append(self._deadline_timer(turn.task, limit_ms))
+        self._timers.append(self._messages.deadline_timer(turn.task, limit_ms))
         self._write_index(turn.task, "stalled")
         self._signal(turn.task, "stalled", f"a step failed and waits in {event.queue}.dlq: {event.reason}")
 
@@ -258,6 +239,10 @@ class _Step:
         turn, call = self._awaited()
         if turn is None or not turn.awaits(call):
             self.ignore(StepExpired.type_name)
+            return
+        if turn.stalled:
+            # The turn's clock stood, the message's did not: its deadline says nothing any more.
+            self._repeat(turn, call)
             return
         self._end(
             turn.task, "expired", error=ErrorInfo(code="expired", message="the deadline passed before a step began")
@@ -270,7 +255,7 @@ class _Step:
             deadlines.append((turn.task, turn.deadline_ms))
         due = (event.timer_id, event.due_ms)
         # A timer that was moved after it was published carries an instant that is no deadline any more.
-        task = next((task for task, at_ms in deadlines if (self._timer_id(task), at_ms) == due), None)
+        task = next((task for task, at_ms in deadlines if (self._messages.timer_id(task), at_ms) == due), None)
         if task is None:
             self.ignore(event.type_name)
             return
@@ -285,6 +270,17 @@ class _Step:
 
     def ignore(self, type_name: str) -> None:
         self._record(AnswerIgnored(type=type_name, id=self.given.envelope.message_id))
+
+    def _repeat(self, before: Turn, call: str) -> None:
+        self._answer(call)
+        name = f"again:{call}"
+        self._record(CallRepeated(id=call, new_id=derive_id(self.given.envelope.message_id, name)))
+        self._resume(before)
+        if isinstance(before.phase, AwaitingModel):
+            self._call_model(before.task, name)
+            return
+        at = next(at for at, item in enumerate(before.phase.calls) if item.id == call)
+        self._call_tool(before.task, name, self._state.messages[-1].tool_calls[at])
 
     # -- what follows -------------------------------------------------------------------------------------------------
 
@@ -309,24 +305,27 @@ class _Step:
 
     def _call_tools(self, turn: Turn, response: LlmResponse) -> None:
         task = turn.task
-        known = {tool.name: tool for tool in task.agent.tools}
+        known = {tool.name for tool in task.agent.tools}
         calls: list[PendingTool] = []
         for number, asked in enumerate(response.message.tool_calls):
             name = f"tool:{task.id}:{turn.model_calls}:{number}"
             call_id = derive_id(self.given.envelope.message_id, name)
-            tool = known.get(asked.tool)
-            if tool is None:
+            if asked.tool not in known:
                 offered = ", ".join(sorted(known)) or "none"
                 text = f"there is no tool {asked.tool!r}; the tools are: {offered}"
                 result = ToolResultPart(call_id=asked.call_id, parts=(TextPart(text=text),), is_error=True)
                 calls.append(PendingTool(id=call_id, call_id=asked.call_id, tool=asked.tool, result=result))
                 continue
             calls.append(PendingTool(id=call_id, call_id=asked.call_id, tool=asked.tool))
-            invoke = ToolInvoke(tool=asked.tool, arguments=asked.arguments, call_id=asked.call_id)
-            self._command(task, name, invoke, topics.tool_invoke(tool.toolset))
-            self._signal(task, "tool_call", json.dumps(asked.arguments, ensure_ascii=False), tool=asked.tool)
+            self._call_tool(task, name, asked)
         self._record(ToolsCalled(calls=tuple(calls)))
         self._continue_when_complete()
+
+    def _call_tool(self, task: Task, name: str, asked: ToolCallPart) -> None:
+        toolset = next(tool.toolset for tool in task.agent.tools if tool.name == asked.tool)
+        invoke = ToolInvoke(tool=asked.tool, arguments=asked.arguments, call_id=asked.call_id)
+        self._command(task, name, invoke, topics.tool_invoke(toolset))
+        self._signal(task, "tool_call", json.dumps(asked.arguments, ensure_ascii=False), tool=asked.tool)
 
     def _continue_when_complete(self) -> None:
         turn = self._state.turn
@@ -340,32 +339,10 @@ class _Step:
         turn = self._state.turn
         mine = turn if turn is not None and turn.task.id == task.id else None
         self._record(TurnEnded(task_id=task.id, status=status, output=output, error=error))
-        response = AgentResponse(
-            task_id=task.id,
-            conversation_id=self._conversation_id,
-            agent=task.agent.name,
-            status=status,
-            output=output,
-            parts=(TextPart(text=output),) if output else (),
-            error=error,
-            model_calls=mine.model_calls if mine else 0,
-            tool_calls=mine.tool_calls if mine else 0,
-            usage=mine.usage if mine else AgentResponse.model_fields["usage"].default,
-        )
-        self._commands.append(
-            Command(
-                name=f"end:{task.id}",
-                event=response,
-                topic=topics.response(task.agent.name),
-                address=task.reply_to or "",
-                correlation_id=task.correlation_id or task.id,
-                conversation_id=self._conversation_id,
-                root_task_id=task.id,
-            )
-        )
+        self._commands.append(self._messages.response(task, mine, status, output=output, error=error))
         if mine is not None:
             self._answered.extend(_open_calls(mine))
-        timer_id = self._timer_id(task)
+        timer_id = self._messages.timer_id(task)
         self._timers = [timer for timer in self._timers if timer.id != timer_id]
         self._canceled.append(timer_id)
         self._write_index(task, status)
@@ -382,7 +359,7 @@ class _Step:
         if before.stalled and not self._current().stalled:
             deadline_ms = self.given.now_ms + task.allowed_ms
             self._record(TurnResumed(deadline_ms=deadline_ms))
-            self._timers.append(self._deadline_timer(task, deadline_ms))
+            self._timers.append(self._messages.deadline_timer(task, deadline_ms))
             self._write_index(task, "accepted")
 
     # -- pieces -------------------------------------------------------------------------------------------------------
@@ -411,60 +388,15 @@ class _Step:
 
     def _command(self, task: Task, name: str, event: LlmRequest | ToolInvoke, topic: str) -> None:
         call = derive_id(self.given.envelope.message_id, name)
-        self._commands.append(
-            Command(
-                name=name,
-                event=event,
-                topic=topic,
-                return_address=ReturnAddress(topics.step(task.agent.name), return_token(self._conversation_id, call)),
-                deadline_ms=self._current().deadline_ms,
-                correlation_id=task.correlation_id or task.id,
-                conversation_id=self._conversation_id,
-                root_task_id=task.id,
-                awaits_answer=True,
-            )
-        )
+        self._commands.append(self._messages.call(task, name, call, event, topic, self._current().deadline_ms))
 
     def _signal(self, task: Task, kind: StatusKind, text: str, *, tool: str = "") -> None:
         turn = self._state.turn
-        status = AgentStatus(
-            task_id=task.id,
-            conversation_id=self._conversation_id,
-            agent=task.agent.name,
-            kind=kind,
-            text=text[:2000],
-            tool=tool,
-            step=turn.model_calls if turn and turn.task.id == task.id else 0,
-        )
-        self._signals.append(
-            Command(
-                name=f"status:{len(self._signals)}",
-                event=status,
-                topic=topics.status(task.agent.name),
-                correlation_id=task.correlation_id or task.id,
-                conversation_id=self._conversation_id,
-                root_task_id=task.id,
-            )
-        )
-
-    def _timer_id(self, task: Task) -> str:
-        return key(self.given.envelope.tenant, "timer", task.id, "deadline")
-
-    def _deadline_timer(self, task: Task, due_ms: int) -> TimerRequest:
-        timer_id = self._timer_id(task)
-        return TimerRequest(
-            id=timer_id,
-            due_ms=due_ms,
-            event=TimerDue(timer_id=timer_id, purpose="deadline", due_ms=due_ms),
-            topic=topics.timer_due(task.agent.name),
-            return_address=ReturnAddress(
-                topics.timer_due(task.agent.name), return_token(self._conversation_id, timer_id)
-            ),
-        )
+        step = turn.model_calls if turn and turn.task.id == task.id else 0
+        self._signals.append(self._messages.status(task, kind, text, number=len(self._signals), tool=tool, step=step))
 
     def _write_index(self, task: Task, status: str) -> None:
-        row = {"conversation_id": self._conversation_id, "agent": task.agent.name, "status": status}
-        self._index.append(IndexWrite(task_key(self.given.envelope.tenant, task.id), json.dumps(row).encode()))
+        self._index.append(self._messages.index(task, status))
 
 
 def _open_calls(turn: Turn) -> list[str]:

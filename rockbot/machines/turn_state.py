@@ -20,6 +20,7 @@ __all__ = [
     "AnswerIgnored",
     "AwaitingModel",
     "AwaitingTools",
+    "CallRepeated",
     "Conversation",
     "ModelCalled",
     "ModelReplied",
@@ -188,6 +189,14 @@ class StepFailed(_Frozen):
     reason: str
 
 
+class CallRepeated(_Frozen):
+    """The call `id` was not begun because its deadline passed while the turn stood still; it was sent again as `new_id`."""
+
+    kind: Literal["call_repeated"] = "call_repeated"
+    id: str
+    new_id: str
+
+
 class TurnResumed(_Frozen):
     """The last stalled call was answered: the clock runs again, until this deadline."""
 
@@ -221,6 +230,7 @@ TurnRecord = (
     | ToolReturned
     | ModelCalled
     | StepFailed
+    | CallRepeated
     | TurnResumed
     | AnswerIgnored
     | TurnEnded
@@ -278,6 +288,9 @@ def evolve(state: Conversation, record: TurnRecord) -> Conversation:
             stalled = (*_still_stalled(turn, call_id), StalledCall(id=call_id, reason=reason))
             changed = turn.model_copy(update={"stalled": stalled, "deadline_ms": deadline_ms})
             return state.model_copy(update={"turn": changed})
+        case CallRepeated(id=call_id, new_id=new_id):
+            changes = {"phase": _renamed(turn.phase, call_id, new_id), "stalled": _still_stalled(turn, call_id)}
+            return state.model_copy(update={"turn": turn.model_copy(update=changes)})
         case TurnResumed(deadline_ms=deadline_ms):
             return state.model_copy(update={"turn": turn.model_copy(update={"deadline_ms": deadline_ms})})
     return state
@@ -285,6 +298,14 @@ def evolve(state: Conversation, record: TurnRecord) -> Conversation:
 
 def _still_stalled(turn: Turn, answered: str) -> tuple[StalledCall, ...]:
     return tuple(call for call in turn.stalled if call.id != answered)
+
+
+def _renamed(phase: AwaitingModel | AwaitingTools, old: str, new: str) -> AwaitingModel | AwaitingTools:
+    if isinstance(phase, AwaitingModel):
+        return AwaitingModel(id=new)
+    return AwaitingTools(
+        calls=tuple(call.model_copy(update={"id": new}) if call.id == old else call for call in phase.calls)
+    )
 
 
 def _without_open_calls(messages: tuple[Message, ...], turn: Turn) -> tuple[Message, ...]:

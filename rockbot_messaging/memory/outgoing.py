@@ -26,16 +26,50 @@ _SET: Final = tuple(getattr(MessageEnvelope, name).__set__ for name in _FIELDS)
 _SET_TIMESTAMP, _SET_USER, _SET_REDELIVERED, _SET_HEADERS = (
     _SET[_FIELDS.index(name)] for name in ("timestamp_ms", "user_id", "redelivered", "headers")
 )
+_SHORT_TEXTS: Final = attrgetter("message_id", "type", "source", "content_type", "correlation_id", "reply_to")
+#: Bytes of an AMQP short string, and characters that cannot have more bytes than that.
+_SHORTEST_LIMIT: Final = 255
+_SURELY_SHORT: Final = 63
+#: Bytes; a frame has 128 KiB unless configured, and a broker adds to it.
+_MAX_HEADERS: Final = 120 * 1024
 _NOT_FREE: Final = frozenset({"traceparent", "tracestate", "CC", "BCC"})
 
 
 def check_size(envelope: MessageEnvelope, limit: int) -> None:
-    """Raise `BodyTooLarge` if the body is longer than `limit` bytes."""
+    """Refuse what would not fit into an AMQP message.
+
+    Raises:
+        BodyTooLarge: the body is longer than `limit` bytes, or the headers do not fit into a frame.
+        ValueError: a property is longer than 255 bytes, or a header has no type of the wire.
+    """
     if len(envelope.body) > limit:
         raise BodyTooLarge(
             f"the body for topic {envelope.topic!r} has {len(envelope.body)} bytes, the limit is {limit}: "
             "send a reference to it, or raise the limit on both sides"
         )
+    for text in _SHORT_TEXTS(envelope):
+        if text is not None and len(text) > _SURELY_SHORT and len(text.encode()) > _SHORTEST_LIMIT:
+            raise ValueError(f"{text[:40]!r}... has {len(text.encode())} bytes, AMQP allows {_SHORTEST_LIMIT}")
+    if envelope.headers or envelope.history:
+        size = sum(map(_header_size, envelope.headers.items())) + sum(len(line) for line in envelope.history)
+        if size > _MAX_HEADERS:
+            raise BodyTooLarge(
+                f"the headers for topic {envelope.topic!r} have {size} bytes, there is room for {_MAX_HEADERS}"
+            )
+
+
+def _header_size(header: tuple[str, HeaderValue]) -> int:
+    name, value = header
+    size = len(name.encode())
+    if size > _SHORTEST_LIMIT:
+        raise ValueError(f"header name {name[:40]!r}... has {size} bytes, AMQP allows {_SHORTEST_LIMIT}")
+    if isinstance(value, str):
+        return size + len(value.encode()) + 6
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"header {name!r}: {value} does not fit into 64 bits")
+    if value is not None and not isinstance(value, int | float):
+        raise ValueError(f"header {name!r} is a {type(value).__name__}: use text, a number, a boolean or None")
+    return size + 10
 
 
 def on_the_wire(envelope: MessageEnvelope, user_id: str | None) -> MessageEnvelope:

@@ -58,7 +58,7 @@ class RabbitBus:
         return self._dead_letters
 
     async def open(self) -> None:
-        """See `MessageBus.open`; the exchanges exist afterwards.
+        """See `MessageBus.open`; the exchanges exist afterwards. After a failure it may be tried again.
 
         Raises:
             TopologyMismatch: an exchange or the unrouted queue exists with other arguments.
@@ -68,14 +68,16 @@ class RabbitBus:
             await self._inward.open()
             await self._sender.warm()
         except BaseException:
-            await self.close()
+            await self._inward.close()
+            await self._outward.close()
             raise
 
+    # Declaring goes over the connection that never publishes, because a blocked broker stops reading from the other.
     async def declare(self, subscriptions: Iterable[WorkSubscription]) -> None:
         """See `MessageBus.declare`."""
         wanted = list(subscriptions)
         while True:
-            session = await self._outward.session(self._settings.connect_timeout)
+            session = await self._inward.session(self._settings.connect_timeout)
             with contextlib.suppress(ChannelLost):
                 await self._provision.add(session, wanted)
                 return
@@ -103,6 +105,12 @@ class RabbitBus:
         await self._sender.close()
         await self._inward.close()
         await self._outward.close()
+
+    def cut(self) -> None:
+        """Break both connections as a failing network would; they come back."""
+        for link in (self._inward, self._outward):
+            if link.session_now is not None:
+                link.session_now.cut()
 
     def kill(self) -> None:
         """End at once, as a killed process would: handlers are cancelled, nothing is settled, nobody is told."""

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
-from typing import Any, final
+from typing import Any, Final, final
 
 import aio_pika
 import aiormq
@@ -26,6 +26,12 @@ from rockbot_messaging.rabbitmq.tap import Outbox, TappedStream, TappedTransport
 __all__ = ["Link", "OpenChannel", "Session"]
 
 _log = logging.getLogger("rockbot_messaging.rabbitmq")
+
+
+#: Bytes of a frame where the broker sets no limit.
+_FRAME_MAX: Final = 131072
+#: Seconds that opening a channel may take.
+_CHANNEL_TIMEOUT: Final = 20.0
 
 
 @final
@@ -96,12 +102,13 @@ class Session:
             ChannelLost: the connection ended meanwhile.
         """
         try:
-            owner = self._connection.channel(publisher_confirms=confirms)
-            await owner.initialize()
-            rpc = await owner.get_underlay_channel()
-        except (AMQPError, OSError, RuntimeError) as exc:
+            async with asyncio.timeout(_CHANNEL_TIMEOUT):
+                owner = self._connection.channel(publisher_confirms=confirms)
+                await owner.initialize()
+                rpc = await owner.get_underlay_channel()
+        except (AMQPError, OSError, RuntimeError, TimeoutError) as exc:
             raise ChannelLost(str(exc) or type(exc).__name__) from exc
-        content = Channel(rpc.number, self._wire.connection_tune.frame_max, self.outbox)
+        content = Channel(rpc.number, self._wire.connection_tune.frame_max or _FRAME_MAX, self.outbox)
         sinks = self._stream.sinks
         sinks[rpc.number] = content
         opened = OpenChannel(owner, rpc, content)
@@ -155,6 +162,7 @@ class Link:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._settings.connect_timeout
+        self._closed = False
         while True:
             try:
                 self._session = await self._connect(deadline - loop.time())

@@ -185,7 +185,9 @@ class RabbitDeadLetters:
         except ChannelLost as exc:
             raise self._lost(exc) from None
         except TimeoutError:
-            raise BrokerUnreachable(f"RabbitMQ at {self._settings.address} did not answer a look at {queue!r}") from None
+            raise BrokerUnreachable(
+                f"RabbitMQ at {self._settings.address} did not answer a look at {queue!r}"
+            ) from None
         return [delivery for delivery in answers if delivery is not None]
 
     async def _find(self, channel: OpenChannel, queue: str, letter_id: str) -> tuple[Delivery, Letter]:

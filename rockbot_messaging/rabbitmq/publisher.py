@@ -114,17 +114,17 @@ class RabbitPublisher:
     async def publish_many(self, envelopes: Sequence[MessageEnvelope], *, door: Door = Door.COMMANDS) -> None:
         """See `MessagePublisher.publish_many`: one write, confirms collected afterwards."""
         exchange, mandatory = self._names.exchange(door), door is Door.COMMANDS
-        first: MessagingError | None = None
+        first: Exception | None = None
         good: list[MessageEnvelope] = []
         parcels: list[Parcel] = []
         for envelope in envelopes:
             try:
                 parcels.append(self._packer.for_exchange(envelope, exchange, mandatory=mandatory))
                 good.append(envelope)
-            except MessagingError as exc:
+            except (MessagingError, ValueError) as exc:
                 first = first or exc
         if door is Door.LOSSY:
-            self._sender.deliver_lossy(parcels)
+            await self._sender.deliver_lossy(parcels)
         elif parcels:
             for envelope, error in zip(good, await self._sender.deliver(parcels), strict=True):
                 if isinstance(error, Unroutable):

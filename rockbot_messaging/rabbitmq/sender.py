@@ -32,6 +32,9 @@ _log = logging.getLogger("rockbot_messaging.rabbitmq")
 _WINDOW: Final = 1000
 _BATCH: Final = 500
 
+#: Seconds that lossy messages wait for a channel on a standing connection.
+_LOSSY_PATIENCE: Final = 1.0
+
 #: Times a message may meet the end of its channel (not of the connection) before it is taken to be the cause.
 _CHANNEL_DEATHS: Final = 2
 
@@ -77,16 +80,22 @@ class Sender:
                     break
         return results
 
-    def deliver_lossy(self, parcels: Sequence[Parcel]) -> None:
-        """Send without waiting for anything; dropped while there is no connection or the broker is blocked."""
+    async def deliver_lossy(self, parcels: Sequence[Parcel]) -> None:
+        """Send without waiting for confirms; dropped while there is no connection, the broker blocks or the socket is
+        far behind."""
         if self._closed:
             raise Closed("this publisher was closed")
-        opened = self._open
-        if opened is None or opened[1].content.lost is not None or opened[0].blocked:
-            _log.debug("dropped %d lossy messages: not connected", len(parcels))
+        session = self._link.session_now
+        if session is None or session.blocked or session.outbox.far_behind:
+            _log.debug("dropped %d lossy messages: the broker does not take them now", len(parcels))
+            return
+        try:
+            _, channel = await self._channel(asyncio.get_running_loop().time() + _LOSSY_PATIENCE)
+        except (BrokerUnreachable, TopologyMismatch, _Blocked) as exc:
+            _log.debug("dropped %d lossy messages: %s", len(parcels), exc)
             return
         for parcel in parcels:
-            opened[1].content.publish_lossy(parcel)
+            channel.publish_lossy(parcel)
 
     async def warm(self) -> None:
         """Open the channel, so that the first publish finds it."""

@@ -91,6 +91,8 @@ class RabbitSubscriber:
 
         async def prepare(session: Session) -> None:
             await self._provision.one(session, subscription)
+            # From now on also whoever publishes makes sure that this queue exists.
+            self._provision.work.setdefault(subscription.name, subscription)
 
         async def restore(step: int | None) -> None:
             session = await self._link.session(self._settings.connect_timeout)
@@ -99,7 +101,6 @@ class RabbitSubscriber:
             else:
                 await self._provision.delay(session, queue, step)
 
-        self._provision.work.setdefault(subscription.name, subscription)
         return Consuming(
             name=subscription.name,
             queue=queue,

@@ -27,6 +27,9 @@ _LIMIT: Final = 2**16
 #: The library takes a connection for dead on which it sees no frame for long, also when we took them all.
 _SHOW_LIFE_SECONDS: Final = 1.0
 
+#: Bytes.
+_FAR_BEHIND: Final = 4 * 1024 * 1024
+
 _BLOCKED: Final = b"\x00\x0a\x00\x3c"
 _UNBLOCKED: Final = b"\x00\x0a\x00\x3d"
 _CLOSE: Final = b"\x00\x0a\x00\x32"
@@ -118,13 +121,19 @@ class Outbox:
                 self._writer.write(b"".join(self._parts))
             self._parts.clear()
 
+    @property
+    def far_behind(self) -> bool:
+        """Whether so much is unsent that what may be lost should be lost."""
+        return self._writer.transport.get_write_buffer_size() > _FAR_BEHIND
+
     async def drain(self) -> None:
         """Wait while the socket is behind."""
         await self._writer.drain()
 
     def abort(self) -> None:
         """Cut the connection without a farewell."""
-        self._writer.transport.abort()
+        if not self._writer.is_closing():
+            self._writer.transport.abort()
 
 
 @final

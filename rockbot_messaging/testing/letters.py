@@ -83,7 +83,7 @@ class LetterCases:
         other = Recorder(lambda _: DeadLetter(reason="mine stays"))
         await bus.subscriber.subscribe(WorkSubscription(name="strict", patterns=("job.#",), retry=_ONCE), strict)
         await bus.subscriber.subscribe(WorkSubscription(name="other", patterns=("job.#",)), other)
-        sent = message("job.one", b"broken", headers={"colour": "red"}, correlation_id="7", handbacks=3)
+        sent = message("job.one", b"broken", headers={"colour": "red"}, correlation_id="7", attempt=4, handbacks=3)
         await bus.publisher.publish(sent)
         (letter,) = await buried(bus, "strict", 1)
         await buried(bus, "other", 1)

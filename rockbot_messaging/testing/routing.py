@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -142,6 +143,29 @@ class RoutingCases:
         with pytest.raises(BodyTooLarge):
             await bus.publisher.send(message("job", b"x" * 1001), address=consumption.address)
         fits = message("job", b"x" * 1000)
+        await bus.publisher.publish(fits)
+        await taker.wait_for(1)
+        assert taker.ids == [fits.message_id]
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"correlation_id": "c" * 256},
+            {"type": "ü" * 128},
+            {"headers": {"list": [1, 2]}},
+            {"headers": {"wide": 2**63}},
+            {"headers": {"n" * 256: 1}},
+            {"headers": {"large": "x" * 130_000}},
+        ],
+        ids=lambda fields: next(iter(fields)),
+    )
+    async def test_properties_that_do_not_fit_are_refused(self, harness: Harness, fields: dict[str, Any]) -> None:
+        bus = await harness.connect()
+        taker = Recorder()
+        await bus.subscriber.subscribe(WorkSubscription(name="work", patterns=("job",)), taker)
+        with pytest.raises(ValueError, match=r"bytes|bits|list"):
+            await bus.publisher.publish(message("job", **fields))
+        fits = message("job", correlation_id="c" * 255, type="ü" * 127, headers={"n" * 255: "x" * 60_000})
         await bus.publisher.publish(fits)
         await taker.wait_for(1)
         assert taker.ids == [fits.message_id]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -64,6 +65,8 @@ class WorkerLink:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        # Killing through the process object may reap it behind the event loop's back; a pidfd cannot.
+        self._handle = os.pidfd_open(process.pid)
         self._stderr = bytearray()
         self._drain = asyncio.create_task(self._keep_stderr(), name=f"script-worker-{process.pid}-stderr")
         self.runs = 0
@@ -159,13 +162,17 @@ class WorkerLink:
 
     def kill(self) -> None:
         """End the worker at once, whatever it is doing."""
-        with suppress(ProcessLookupError):
-            self._process.kill()
+        if self._handle >= 0:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
 
     async def ended(self) -> int:
         """Wait until the worker has ended and its pipes are closed; returns its exit code."""
         code = await self._process.wait()
         await asyncio.wait([self._drain])
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
         writer = self._process.stdin
         if writer is not None:
             writer.close()

@@ -283,12 +283,13 @@ class WasmPool:
         """Kill every worker and wait until all are gone."""
         self._closing.set()
         places, self._places = self._places, []
-        for link in list(self._links):
-            link.kill()
+        for place in places:
+            place.cancel()
         if places:
             await asyncio.wait(places)
         for link in list(self._links):
             await link.end()
+            self._links.discard(link)
 
 
 async def _kill_when(cancel: asyncio.Event, link: WorkerLink) -> None:

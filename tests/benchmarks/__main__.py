@@ -45,9 +45,9 @@ def main() -> int:
     found = report.ratios(summary)
     print(report.render(machine, summary))
     print(f"\n{options.rounds} rounds of {options.messages:,} messages in {time.monotonic() - begun:.0f} s")
-    _RESULTS.parent.mkdir(exist_ok=True)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     document = {"machine": machine, "summary": summary, "ratios": found, "samples": samples}
-    _RESULTS.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    options.output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     if options.keep:
         print(f"kept in {report.keep(machine, found)}")
     worse = report.compare(found, report.kept())
@@ -64,6 +64,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--parts", default=",".join(PARTS), help=f"comma-separated: {', '.join(PARTS)}")
     parser.add_argument("--check", action="store_true", help="exit 1 on a ratio over 25 %% worse than the kept one")
     parser.add_argument("--keep", action="store_true", help="keep this run's ratios as the new reference")
+    parser.add_argument("--output", type=Path, default=_RESULTS, help="where the figures go, as JSON")
     parser.add_argument("--profile", choices=("memory", "queue", "sqlite", "rabbitmq"), help="profile one path instead")
     options = parser.parse_args()
     options.rounds = options.rounds or (2 if options.quick else 5)

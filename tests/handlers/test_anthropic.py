@@ -1,19 +1,15 @@
-"""The Anthropic adapter against a local server that speaks the wire format: what is sent, what is read, what fails how."""
+"""The Anthropic adapter against a local server: what is sent, what is read, and how a reply is streamed."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import contextlib
 import json
-import logging
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from nodes.anthropic_api import KEY, Reply, Server, error, message, request, serve, text
 
-from rockbot.errors import ConfigError
 from rockbot.events import (
     FilePart,
     ImagePart,
@@ -28,69 +24,15 @@ from rockbot.events import (
     ToolSpec,
     Usage,
 )
-from rockbot.llm import LlmDelta, LlmError, LlmPermanent, LlmThrottled, LlmTransient, LlmUnknownOutcome
+from rockbot.llm import LlmDelta, LlmError, LlmPermanent, LlmThrottled, LlmUnknownOutcome
 from rockbot.settings import AnthropicSettings
 from rockbot_handlers.llm.anthropic import AnthropicClient, open_anthropic
-
-KEY = "sk-test-0123456789-secret"
-
-
-@dataclass
-class Reply:
-    """One answer of the server; `body` None cuts the connection, `hang` never answers."""
-
-    body: Any = None
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-    hang: bool = False
-
-
-@dataclass
-class Received:
-    path: str
-    headers: dict[str, str]
-    body: dict[str, Any]
-
-
-class Server:
-    """An HTTP/1.1 server of a few lines that plays prepared replies in order."""
-
-    def __init__(self) -> None:
-        self.replies: list[Reply] = []
-        self.received: list[Received] = []
-        self.url = ""
-
-    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
-            body = await reader.readexactly(int(headers.get("content-length", "0")))
-            self.received.append(Received(head[0].split()[1], headers, json.loads(body)))
-            reply = self.replies.pop(0)
-            if reply.hang:
-                await reader.read()
-            elif reply.body is not None:
-                is_text = isinstance(reply.body, str)
-                data = (reply.body if is_text else json.dumps(reply.body)).encode()
-                kind = "text/event-stream" if is_text and "event:" in reply.body else "application/json"
-                lines = {"content-type": kind, "content-length": str(len(data)), "connection": "close", **reply.headers}
-                text = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-                writer.write(f"HTTP/1.1 {reply.status} Reply\r\n{text}\r\n".encode() + data)
-                await writer.drain()
-        finally:
-            writer.close()
-            with contextlib.suppress(ConnectionError):
-                await writer.wait_closed()
 
 
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
-    server = Server()
-    listener = await asyncio.start_server(server.handle, "127.0.0.1", 0)
-    server.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-    yield server
-    listener.close()
-    await listener.wait_closed()
+    async with serve() as server:
+        yield server
 
 
 @pytest.fixture
@@ -100,43 +42,8 @@ async def client(server: Server) -> AsyncIterator[AnthropicClient]:
     await client.close()
 
 
-def message(*content: dict[str, Any], stop: str = "end_turn", **usage: int) -> dict[str, Any]:
-    return {
-        "id": "msg_1",
-        "type": "message",
-        "role": "assistant",
-        "model": "claude-test-1",
-        "content": list(content),
-        "stop_reason": stop,
-        "stop_sequence": None,
-        "usage": {"input_tokens": 3, "output_tokens": 5, **usage},
-    }
-
-
-def text(value: str) -> dict[str, Any]:
-    return {"type": "text", "text": value}
-
-
-def error(kind: str, words: str, **details: str) -> dict[str, Any]:
-    return {"type": "error", "error": {"type": kind, "message": words, **({"details": details} if details else {})}}
-
-
-def request(*messages: Message, **fields: Any) -> LlmRequest:
-    given = messages or (Message(role="user", parts=(TextPart(text="hi"),)),)
-    return LlmRequest(model="anthropic/claude-test", messages=given, **fields)
-
-
 async def call(client: AnthropicClient, req: LlmRequest | None = None, deadline: float | None = None) -> LlmResponse:
     return await client.complete(req or request(), call_id="c1", deadline=deadline)
-
-
-async def failure(client: AnthropicClient, **options: Any) -> LlmError:
-    with pytest.raises(LlmError) as caught:
-        await call(client, **options)
-    assert KEY not in str(caught.value)
-    assert KEY not in repr(caught.value)
-    assert caught.value.__cause__ is None
-    return caught.value
 
 
 async def test_a_text_reply_with_its_usage(server: Server, client: AnthropicClient) -> None:
@@ -250,12 +157,6 @@ async def test_images_files_and_data_are_sent_and_empty_text_is_not(server: Serv
     ]
 
 
-async def test_an_image_without_content_is_a_permanent_error(client: AnthropicClient) -> None:
-    part = ImagePart(media_type="image/png")
-    failed = await failure(client, req=request(Message(role="user", parts=(part,))))
-    assert isinstance(failed, LlmPermanent)
-
-
 async def test_long_system_and_tools_are_cached_and_short_ones_are_not(server: Server, client: AnthropicClient) -> None:
     server.replies = [Reply(message(text("ok"))) for _ in range(3)]
     long = "x" * 5000
@@ -291,142 +192,6 @@ async def test_a_tool_call_that_may_be_cut_off_is_not_made(server: Server, clien
     cut = {"type": "tool_use", "id": "t", "name": "add", "input": {}}
     server.replies = [Reply(message(text("I will"), cut, stop=stop))]
     assert (await call(client)).message == Message(role="assistant", parts=(TextPart(text="I will"),))
-
-
-@pytest.mark.parametrize(
-    ("status", "headers", "kind", "expected", "after"),
-    [
-        (429, {"retry-after": "17"}, "rate_limit_error", LlmThrottled, 17),
-        (429, {"retry-after": "17", "retry-after-ms": "250"}, "rate_limit_error", LlmThrottled, 0.25),
-        (429, {"retry-after": "600"}, "rate_limit_error", LlmThrottled, 600),
-        (429, {"retry-after": "nan"}, "rate_limit_error", LlmThrottled, 5),
-        (429, {}, "rate_limit_error", LlmThrottled, 5),
-        (
-            429,
-            {"retry-after": "Sat, 21 Nov 2026 10:00:30 GMT", "date": "Sat, 21 Nov 2026 10:00:00 GMT"},
-            "rate_limit_error",
-            LlmThrottled,
-            30,
-        ),
-        (429, {}, "billing_error", LlmPermanent, None),
-        (529, {}, "overloaded_error", LlmThrottled, 5),
-        (529, {"retry-after": "3"}, "overloaded_error", LlmThrottled, 3),
-        (500, {}, "api_error", LlmTransient, None),
-        (503, {"retry-after": "4"}, "api_error", LlmTransient, 4),
-        (408, {}, "timeout_error", LlmTransient, None),
-        (409, {}, "conflict_error", LlmTransient, None),
-        (504, {}, "timeout_error", LlmUnknownOutcome, None),
-        (400, {}, "invalid_request_error", LlmPermanent, None),
-        (401, {}, "authentication_error", LlmPermanent, None),
-        (403, {}, "permission_error", LlmPermanent, None),
-        (404, {}, "not_found_error", LlmPermanent, None),
-        (413, {}, "invalid_request_error", LlmPermanent, None),
-    ],
-)
-async def test_an_error_status_becomes_one_of_four_errors(
-    server: Server,
-    client: AnthropicClient,
-    status: int,
-    headers: dict[str, str],
-    kind: str,
-    expected: type[LlmError],
-    after: float | None,
-) -> None:
-    body = error(kind, f"what happened with {KEY}")
-    server.replies = [Reply(body, status=status, headers={"request-id": "req_42", **headers})]
-    failed = await failure(client)
-    assert type(failed) is expected
-    assert getattr(failed, "after", None) == after
-    assert f"anthropic: {status} {kind}: what happened with *** (request req_42)" == str(failed)
-    assert len(server.received) == 1
-
-
-async def test_a_spend_limit_is_permanent(server: Server, client: AnthropicClient) -> None:
-    body = error("rate_limit_error", "limit", error_code="contract_spend_limit_reached")
-    server.replies = [Reply(body, status=429)]
-    assert isinstance(await failure(client), LlmPermanent)
-
-
-async def test_a_cut_connection_leaves_the_outcome_unknown(server: Server, client: AnthropicClient) -> None:
-    server.replies = [Reply(None)]
-    failed = await failure(client)
-    assert isinstance(failed, LlmUnknownOutcome)
-    assert "connection ended" in str(failed)
-
-
-async def test_an_answer_cut_in_the_middle_leaves_the_outcome_unknown(server: Server, client: AnthropicClient) -> None:
-    server.replies = [Reply(message(text("x")), headers={"content-length": "100000"})]
-    assert isinstance(await failure(client), LlmUnknownOutcome)
-
-
-async def test_no_answer_in_time_leaves_the_outcome_unknown(server: Server, client: AnthropicClient) -> None:
-    server.replies = [Reply(hang=True), Reply(hang=True)]
-    impatient = AnthropicClient(KEY, base_url=server.url, timeout=0.05)
-    for failed in (await failure(impatient), await failure(client, deadline=0.05)):
-        assert isinstance(failed, LlmUnknownOutcome)
-        assert "no answer in time" in str(failed)
-    await impatient.close()
-
-
-async def test_a_server_that_is_not_there_is_a_transient_error() -> None:
-    probe = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
-    port = probe.sockets[0].getsockname()[1]
-    probe.close()
-    await probe.wait_closed()
-    client = AnthropicClient(KEY, base_url=f"http://127.0.0.1:{port}", timeout=5)
-    failed = await failure(client)
-    assert isinstance(failed, LlmTransient)
-    assert "could not connect" in str(failed)
-    await client.close()
-
-
-@pytest.mark.parametrize("body", [{"hello": "world"}, "<html>a proxy</html>", []])
-async def test_an_answer_that_is_no_message_is_told_as_such(server: Server, client: AnthropicClient, body: Any) -> None:
-    server.replies = [Reply(body)]
-    failed = await failure(client)
-    assert isinstance(failed, LlmUnknownOutcome)
-
-
-async def test_cancelling_a_call_stays_a_cancellation(server: Server, client: AnthropicClient) -> None:
-    server.replies = [Reply(hang=True)]
-    task = asyncio.create_task(call(client))
-    async with asyncio.timeout(5):
-        while not server.received:
-            await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
-async def test_the_key_is_in_no_log_and_no_repr(
-    server: Server, client: AnthropicClient, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    server.replies = [Reply(message(text("ok"))), Reply(error("authentication_error", "bad key"), status=401)]
-    await call(client)
-    await failure(client)
-    assert len(caplog.records) > 0
-    assert KEY not in caplog.text
-    assert KEY not in repr(client)
-
-
-async def test_key_and_address_come_from_the_environment_when_settings_have_none(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ANTHROPIC_API_KEY", "from-the-environment\n")
-    monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
-    server.replies = [Reply(message(text("ok")))]
-    client = open_anthropic(AnthropicSettings())
-    await call(client)
-    assert "from-the-environment" in str(server.received[0].headers)
-    await client.close()
-
-
-def test_settings_without_a_key_or_with_a_bad_address_are_refused() -> None:
-    with pytest.raises(ConfigError, match="ANTHROPIC_API_KEY"):
-        open_anthropic(AnthropicSettings())
-    with pytest.raises(ConfigError, match="base_url"):
-        open_anthropic(AnthropicSettings(api_key=KEY, base_url="localhost:8000"))
 
 
 def sse(*events: dict[str, Any]) -> str:

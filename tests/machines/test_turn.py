@@ -396,3 +396,54 @@ def test_an_input_made_of_parts_reaches_the_model_as_it_is() -> None:
     parts = (TextPart(text="see"), JsonPart(data=[1, None]))
     play.take(AgentTask(input=parts))
     assert play.requests[0].messages[0].parts == parts
+
+
+# -- a letter that is sent on long after its deadline
+
+
+def test_a_stalled_model_call_that_comes_back_expired_is_made_again_with_a_fresh_deadline() -> None:
+    play = Play()
+    play.ask("hi")
+    call = play.call()
+    play.stall(call)
+    play.clock.advance(86_400)
+    play.expire(call)
+    assert not play.responses
+    (again,) = play.open.values()
+    assert isinstance(again.event, LlmRequest)
+    assert again.event == play.requests[0]
+    assert again.deadline_ms == play.clock.now_ms() + TIMEOUT * 1000
+    play.take(says("too late"), call=call)
+    assert play.kinds() == ["answer_ignored"]
+    play.answer(says("done"))
+    assert play.responses[0].model_calls == 1
+    play.check()
+
+
+def test_a_tool_call_that_expires_while_another_is_stalled_is_made_again() -> None:
+    play = Play()
+    play.ask()
+    play.answer(calls("add", "look"))
+    add, look = play.open
+    play.stall(add)
+    play.clock.advance(86_400)
+    play.expire(look)
+    assert play.call("look") != look
+    again = play.open[play.call("look")]
+    assert again.event == play.sent[look].event
+    play.answer(result("2"), to="look")
+    play.expire(add)
+    play.answer(result("1"), to="add")
+    assert [part.call_id for part in play.requests[-1].messages[-1].parts] == ["t0", "t1"]  # type: ignore[union-attr]
+    play.check()
+
+
+def test_a_repeated_call_that_expires_again_ends_the_task() -> None:
+    play = Play()
+    play.ask()
+    call = play.call()
+    play.stall(call)
+    play.expire(call)
+    play.expire(play.call())
+    assert play.responses[0].status == "expired"
+    play.check()

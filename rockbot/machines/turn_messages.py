@@ -1,0 +1,131 @@
+"""What a turn sends, as data: commands with a way back, the one answer, statuses, its timer and its index row.
+
+Only shapes and addresses are decided here; which of them leave is decided in `rockbot.machines.turn`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import final
+
+from rockbot import topics
+from rockbot.events.content import TextPart
+from rockbot.events.models import LlmRequest, Usage
+from rockbot.events.tasks import AgentResponse, AgentStatus, ErrorInfo, StatusKind, TaskOutcome, TimerDue
+from rockbot.events.tools import ToolInvoke
+from rockbot.machines.machine import Command, IndexWrite, TimerRequest
+from rockbot.machines.turn_state import Task, Turn
+from rockbot.state.keys import key, task_key
+from rockbot_messaging.envelope import ReturnAddress
+
+__all__ = ["TurnMessages", "return_token", "token_parts"]
+
+
+def return_token(conversation_id: str, call: str) -> str:
+    """The token that leads an answer back to its conversation and call."""
+    return json.dumps([conversation_id, call], separators=(",", ":"))
+
+
+def token_parts(token: str) -> tuple[str, str]:
+    """Conversation and call of a token.
+
+    Raises:
+        ValueError: it was not made by `return_token`.
+    """
+    parts = json.loads(token)
+    if not (isinstance(parts, list) and len(parts) == 2 and all(isinstance(part, str) and part for part in parts)):
+        raise ValueError("not a return token of a turn")
+    return parts[0], parts[1]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TurnMessages:
+    """The messages of one conversation."""
+
+    tenant: str
+    conversation_id: str
+
+    def call(
+        self, task: Task, name: str, call: str, event: LlmRequest | ToolInvoke, topic: str, deadline_ms: int
+    ) -> Command:
+        """A command whose answer comes back under the id `call`."""
+        return Command(
+            name=name,
+            event=event,
+            topic=topic,
+            return_address=ReturnAddress(topics.step(task.agent.name), return_token(self.conversation_id, call)),
+            deadline_ms=deadline_ms,
+            correlation_id=task.correlation_id or task.id,
+            conversation_id=self.conversation_id,
+            root_task_id=task.id,
+            awaits_answer=True,
+        )
+
+    def response(
+        self, task: Task, turn: Turn | None, status: TaskOutcome, *, output: str, error: ErrorInfo | None
+    ) -> Command:
+        """The one terminal event of a task; `turn` is None when it never became one."""
+        response = AgentResponse(
+            task_id=task.id,
+            conversation_id=self.conversation_id,
+            agent=task.agent.name,
+            status=status,
+            output=output,
+            parts=(TextPart(text=output),) if output else (),
+            error=error,
+            model_calls=turn.model_calls if turn else 0,
+            tool_calls=turn.tool_calls if turn else 0,
+            usage=turn.usage if turn else Usage(),
+        )
+        return Command(
+            name=f"end:{task.id}",
+            event=response,
+            topic=topics.response(task.agent.name),
+            address=task.reply_to or "",
+            correlation_id=task.correlation_id or task.id,
+            conversation_id=self.conversation_id,
+            root_task_id=task.id,
+        )
+
+    def status(self, task: Task, kind: StatusKind, text: str, *, number: int, tool: str, step: int) -> Command:
+        """A signal for watchers; `number` tells apart those of one step."""
+        status = AgentStatus(
+            task_id=task.id,
+            conversation_id=self.conversation_id,
+            agent=task.agent.name,
+            kind=kind,
+            text=text[:2000],
+            tool=tool,
+            step=step,
+        )
+        return Command(
+            name=f"status:{number}",
+            event=status,
+            topic=topics.status(task.agent.name),
+            correlation_id=task.correlation_id or task.id,
+            conversation_id=self.conversation_id,
+            root_task_id=task.id,
+        )
+
+    def timer_id(self, task: Task) -> str:
+        """The id of a task's deadline timer, unique in the store."""
+        return key(self.tenant, "timer", task.id, "deadline")
+
+    def deadline_timer(self, task: Task, due_ms: int) -> TimerRequest:
+        """The timer that ends a task. Its event carries the instant, so that a moved timer is told from a due one."""
+        timer_id = self.timer_id(task)
+        topic = topics.timer_due(task.agent.name)
+        return TimerRequest(
+            id=timer_id,
+            due_ms=due_ms,
+            event=TimerDue(timer_id=timer_id, purpose="deadline", due_ms=due_ms),
+            topic=topic,
+            return_address=ReturnAddress(topic, return_token(self.conversation_id, timer_id)),
+        )
+
+    def index(self, task: Task, status: str) -> IndexWrite:
+        """The row that says where a task belongs and how it is."""
+        row = {"conversation_id": self.conversation_id, "agent": task.agent.name, "status": status}
+        return IndexWrite(task_key(self.tenant, task.id), json.dumps(row).encode())

@@ -1,0 +1,149 @@
+"""Whatever ends, the bus comes back by itself and loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from nodes.rabbitmq import RabbitNode
+
+from rabbitmq.harness import RabbitHarness
+from rockbot_messaging import Ack, MessageEnvelope, RetryPolicy, Verdict, WatchSubscription, WorkSubscription
+from rockbot_messaging.testing import Recorder
+from rockbot_messaging.testing.harness import buried, message
+
+pytestmark = pytest.mark.rabbitmq
+
+_ONCE = RetryPolicy(max_attempts=1)
+_WORK = WorkSubscription(name="work", patterns=("job.#",))
+
+
+async def _until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def private(rabbit_node: RabbitNode) -> object:
+    harness = RabbitHarness(rabbit_node.url)
+    yield harness
+    await harness.close()
+
+
+@pytest.mark.crash
+async def test_a_broker_killed_and_restarted_loses_nothing(rabbit_node: RabbitNode, private: RabbitHarness) -> None:
+    bus = await private.connect()
+    held, seen = asyncio.Event(), []
+
+    async def handler(envelope: MessageEnvelope) -> Verdict:
+        seen.append(envelope)
+        if not envelope.redelivered:
+            await held.wait()
+        return Ack()
+
+    await bus.subscriber.subscribe(_WORK, handler)
+    before = [message("job.before") for _ in range(20)]
+    await bus.publisher.publish_many(before)
+    await _until(lambda: len(seen) == 20)
+    await asyncio.to_thread(rabbit_node.kill)
+    await _until(lambda: not bus.health().connected)
+    during = [message("job.during") for _ in range(5)]
+    publishing = asyncio.create_task(bus.publisher.publish_many(during))
+    await asyncio.to_thread(rabbit_node.start)
+    await publishing
+    after = message("job.after")
+    await bus.publisher.publish(after)
+    wanted = {one.message_id for one in (*before, *during, after)}
+    held.set()
+    again: set[str] = set()
+
+    def everything_again() -> bool:
+        again.update(one.message_id for one in seen[20:])
+        return again == wanted
+
+    await _until(everything_again)
+    assert all(one.redelivered for one in seen[20:] if one.topic == "job.before")
+    await _until(lambda: bus.health().connected and not bus.health().idle_seconds)
+
+
+async def test_closed_connections_come_back_with_consumers_watchers_and_publishers(
+    rabbit_node: RabbitNode, private: RabbitHarness
+) -> None:
+    bus = await private.connect()
+    worker, watcher = Recorder(), Recorder()
+    await bus.subscriber.subscribe(_WORK, worker)
+    watching = await bus.subscriber.subscribe(WatchSubscription(name="news", patterns=("news.#",)), watcher)
+    address = watching.address
+    await asyncio.to_thread(rabbit_node.ctl, "close_all_connections", "for a test")
+    await _until(lambda: not bus.health().connected or bool(bus.health().idle_seconds))
+    await _until(lambda: bus.health().connected and not bus.health().idle_seconds, 10)
+    await bus.publisher.publish(message("job.one"))
+    await bus.publisher.publish(message("news.one"))
+    await bus.publisher.send(message("answer"), address=address)
+    await worker.wait_for(1)
+    await watcher.wait_for(2)
+    assert watching.address == address
+
+
+async def test_a_deleted_queue_is_made_again_and_consumed(harness: RabbitHarness) -> None:
+    bus = await harness.connect()
+    worker = Recorder()
+    consumption = await bus.subscriber.subscribe(_WORK, worker)
+    channel = await harness.stranger()
+    await channel.queue_delete(consumption.address)
+    await _until(lambda: bool(bus.health().idle_seconds), 10)
+    await _until(lambda: not bus.health().idle_seconds, 10)
+    await bus.publisher.publish(message("job.one"))
+    await worker.wait_for(1)
+
+
+async def test_a_deleted_exchange_is_made_again_by_the_next_publish(harness: RabbitHarness) -> None:
+    bus = await harness.connect()
+    worker = Recorder()
+    await bus.subscriber.subscribe(_WORK, worker)
+    channel = await harness.stranger()
+    await channel.exchange_delete(f"{harness.namespace}.commands")
+    # Its bindings went with it; declaring makes the exchange and the bindings again.
+    await bus.publisher.publish(message("job.one"))
+    await worker.wait_for(1)
+
+
+async def test_a_deleted_dead_letter_queue_is_made_again_when_it_is_needed(harness: RabbitHarness) -> None:
+    bus = await harness.connect()
+    worker = Recorder(lambda _: ValueError("no"))
+    work = WorkSubscription(name="work", patterns=("job.#",), retry=_ONCE)
+    consumption = await bus.subscriber.subscribe(work, worker)
+    channel = await harness.stranger()
+    await channel.queue_delete(f"{consumption.address}.dlq")
+    sent = message("job.one")
+    await bus.publisher.publish(sent)
+    (letter,) = await buried(bus, "work", 1)
+    assert letter.id == sent.message_id
+
+
+async def test_a_cut_wire_redelivers_what_was_in_hand_and_nothing_is_settled_twice(harness: RabbitHarness) -> None:
+    bus = await harness.connect()
+    worker = Recorder(held=True)
+    await bus.subscriber.subscribe(WorkSubscription(name="work", patterns=("job.#",), prefetch=4), worker)
+    sent = [message("job.one") for _ in range(8)]
+    await bus.publisher.publish_many(sent)
+    await worker.wait_for(4)
+    bus.cut()
+    worker.release()
+    await worker.wait_for(12)
+    assert set(worker.ids) == {one.message_id for one in sent}
+    await _until(lambda: bus.health().connected and not bus.health().idle_seconds)
+
+
+async def test_publishing_goes_on_over_a_cut_wire(harness: RabbitHarness) -> None:
+    bus = await harness.connect()
+    worker = Recorder()
+    await bus.subscriber.subscribe(_WORK, worker)
+    sent = [message("job.one") for _ in range(300)]
+    publishing = [asyncio.create_task(bus.publisher.publish(one)) for one in sent]
+    await worker.wait_for(1)
+    bus.cut()
+    await asyncio.gather(*publishing)
+    await _until(lambda: set(worker.ids) == {one.message_id for one in sent})
