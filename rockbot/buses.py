@@ -60,7 +60,7 @@ def make_bus(
                     url=url,
                     namespace=settings.namespace,
                     max_body_bytes=settings.host.max_body_bytes,
-                    subscriptions=tuple(work),
+                    subscriptions=tuple(item.name for item in work),
                 ),
                 clock=clock,
                 ids=ids,

@@ -50,7 +50,9 @@ def sentence(status: ScriptStatus, limits: ScriptLimits, *, reason: str = "", ex
         case "stack_overflow":
             return "The script was stopped because its calls were nested too deeply for the stack."
         case "crashed":
-            return f"The script crashed its interpreter ({reason})." if reason else "The script crashed its interpreter."
+            return (
+                f"The script crashed its interpreter ({reason})." if reason else "The script crashed its interpreter."
+            )
         case "denied":
             return f"The script was not run: {reason}." if reason else "The script was not run."
 

@@ -67,9 +67,9 @@ class Engine(Generic[S, R]):
                     raise
                 await asyncio.sleep(self._jitter.uniform(0, 0.002 * (attempt + 1)))
                 continue
-            self._send(context, step.outbox)
-            for signal in decision.signals:
+            for signal in decision.signals:  # first, so that a watcher sees the step before what comes of it
                 context.send_again(Emission(_envelope(context, signal), Door.LOSSY))
+            self._send(context, step.outbox)
             return True
         raise AssertionError("unreachable")
 

@@ -8,53 +8,30 @@ time in a conversation, later ones wait their turn. Exactly one terminal event l
 
 from __future__ import annotations
 
-import json
 from typing import Final, final
 
-from rockbot import topics
-from rockbot.events.content import TextPart, ToolCallPart, ToolResultPart
-from rockbot.events.models import LlmRequest, LlmResponse
+from rockbot.events.models import LlmResponse
 from rockbot.events.tasks import (
     AgentTask,
-    ErrorInfo,
-    StatusKind,
     StepExpired,
     StepStalled,
-    TaskOutcome,
     TimerDue,
 )
-from rockbot.events.tools import ToolInvoke, ToolResult
-from rockbot.machines.machine import Command, Decision, IndexWrite, Input, TimerRequest
-from rockbot.machines.turn_messages import TurnMessages, return_token, token_parts
+from rockbot.events.tools import ToolResult
+from rockbot.machines.machine import Decision, Input
+from rockbot.machines.turn_messages import return_token, token_parts
 from rockbot.machines.turn_state import (
     RECORDS,
     AgentSnapshot,
-    AnswerIgnored,
-    AwaitingModel,
-    AwaitingTools,
-    CallRepeated,
     Conversation,
-    ModelCalled,
-    ModelReplied,
-    PendingTool,
-    StepFailed,
     Task,
-    TaskAccepted,
-    ToolReturned,
-    ToolsCalled,
-    Turn,
-    TurnEnded,
     TurnRecord,
-    TurnResumed,
-    TurnStarted,
     evolve,
 )
-from rockbot_messaging.identity import derive_id
+from rockbot.machines.turn_step import STALL_LIMIT, TurnStep
 
 __all__ = ["LONGEST_TASK", "STALL_LIMIT", "TurnMachine", "return_token", "token_parts"]
 
-#: Seconds that a stalled turn waits for somebody to send its dead letter on.
-STALL_LIMIT: Final = 7 * 86_400
 #: Seconds a task may take at most, whatever deadline it brings.
 LONGEST_TASK: Final = 30 * 86_400
 
@@ -87,7 +64,7 @@ class TurnMachine:
         return Conversation.model_validate_json(data)
 
     def decide(self, state: Conversation, given: Input) -> Decision[TurnRecord]:
-        step = _Step(self._conversation_id, state, given)
+        step = TurnStep(self._conversation_id, state, given)
         match given.event:
             case AgentTask() as task:
                 self._accept(step, task)
@@ -105,7 +82,7 @@ class TurnMachine:
                 step.ignore(other.type_name)
         return step.decision()
 
-    def _accept(self, step: _Step, event: AgentTask) -> None:
+    def _accept(self, step: TurnStep, event: AgentTask) -> None:
         given = step.given
         envelope = given.envelope
         timeout_ms = round((event.timeout_seconds or self._default_timeout) * 1000)
@@ -122,284 +99,3 @@ class TurnMachine:
                 allowed_ms=max(0, deadline_ms - given.now_ms),
             )
         )
-
-
-@final
-class _Step:
-    """One decision in the making: each record is folded in at once, so that what follows sees its effect."""
-
-    def __init__(self, conversation_id: str, state: Conversation, given: Input) -> None:
-        self.given = given
-        self._messages = TurnMessages(given.envelope.tenant, conversation_id)
-        self._state = state
-        self._records: list[TurnRecord] = []
-        self._commands: list[Command] = []
-        self._signals: list[Command] = []
-        self._answered: list[str] = []
-        self._timers: list[TimerRequest] = []
-        self._canceled: list[str] = []
-        self._index: list[IndexWrite] = []
-
-    def decision(self) -> Decision[TurnRecord]:
-        return Decision(
-            records=tuple(self._records),
-            commands=tuple(self._commands),
-            signals=tuple(self._signals),
-            answered=tuple(self._answered),
-            timers=tuple(self._timers),
-            canceled_timers=tuple(self._canceled),
-            index=tuple(self._index),
-        )
-
-    # -- inputs -------------------------------------------------------------------------------------------------------
-
-    def accept(self, task: Task) -> None:
-        self._record(TaskAccepted(task=task))
-        self._write_index(task, "accepted")
-        if task.deadline_ms <= self.given.now_ms:
-            self._end(task, "expired", error=ErrorInfo(code="expired", message="the deadline had passed on arrival"))
-            return
-        self._timers.append(self._messages.deadline_timer(task, task.deadline_ms))
-        if self._state.turn is not None:
-            self._signal(task, "queued", "waiting for the task before it in this conversation")
-            return
-        self._signal(task, "accepted", "")
-        self._start_next()
-
-    def model_replied(self, response: LlmResponse) -> None:
-        turn, call = self._awaited()
-        if turn is None or not isinstance(turn.phase, AwaitingModel) or turn.phase.id != call:
-            self.ignore(response.type_name)
-            return
-        self._answer(call)
-        self._record(
-            ModelReplied(id=call, message=response.message, stop_reason=response.stop_reason, usage=response.usage)
-        )
-        self._resume(turn)
-        turn = self._current()
-        task = turn.task
-        calls = response.message.tool_calls
-        text = response.message.text
-        if response.stop_reason == "refusal":
-            error = ErrorInfo(code="refused", message="the model refused to answer")
-            self._end(task, "failed", output=text, error=error)
-        elif response.stop_reason == "context_window":
-            error = ErrorInfo(
-                code="context_window", message="the conversation no longer fits the model's context window"
-            )
-            self._end(task, "failed", output=text, error=error)
-        elif calls and turn.model_calls >= task.agent.max_model_calls:
-            limit = task.agent.max_model_calls
-            error = ErrorInfo(code="limit", message=f"the limit of {limit} model calls for one task is reached")
-            self._end(task, "failed", output=text, error=error)
-        elif calls:
-            if text:
-                self._signal(task, "model_reply", text)
-            self._call_tools(turn, response)
-        else:
-            self._end(task, "completed", output=text)
-
-    def tool_returned(self, result: ToolResult) -> None:
-        turn, call = self._awaited()
-        pending = self._pending(turn, call)
-        if turn is None or pending is None:
-            self.ignore(result.type_name)
-            return
-        self._answer(call)
-        self._record(
-            ToolReturned(
-                id=call,
-                result=ToolResultPart(call_id=pending.call_id, parts=result.parts, is_error=result.is_error),
-            )
-        )
-        self._resume(turn)
-        text = "\n".join(part.text for part in result.parts if isinstance(part, TextPart))
-        self._signal(turn.task, "tool_result", text, tool=pending.tool)
-        self._continue_when_complete()
-
-    def stalled(self, event: StepStalled) -> None:
-        turn, call = self._awaited()
-        if turn is None or not turn.awaits(call):
-            self.ignore(event.type_name)
-            return
-        # The letter keeps the command now: publishing it again would only bring more letters.
-        self._answer(call)
-        # The clock stands while a person has to act; a long limit takes its place.
-        limit_ms = self.given.now_ms + STALL_LIMIT * 1000
-        self._record(
-            StepFailed(
-                id=call, deadline_ms=limit_ms, message_id=event.message_id, queue=event.queue, reason=event.reason
-            )
-        )
-        self._timers.append(self._messages.deadline_timer(turn.task, limit_ms))
-        self._write_index(turn.task, "stalled")
-        self._signal(turn.task, "stalled", f"a step failed and waits in {event.queue}.dlq: {event.reason}")
-
-    def expired(self) -> None:
-        turn, call = self._awaited()
-        if turn is None or not turn.awaits(call):
-            self.ignore(StepExpired.type_name)
-            return
-        if turn.stalled:
-            # The turn's clock stood, the message's did not: its deadline says nothing any more.
-            self._repeat(turn, call)
-            return
-        self._end(
-            turn.task, "expired", error=ErrorInfo(code="expired", message="the deadline passed before a step began")
-        )
-
-    def timer(self, event: TimerDue) -> None:
-        turn = self._state.turn
-        deadlines = [(task, task.deadline_ms) for task in self._state.waiting]
-        if turn is not None:
-            deadlines.append((turn.task, turn.deadline_ms))
-        due = (event.timer_id, event.due_ms)
-        # A timer that was moved after it was published carries an instant that is no deadline any more.
-        task = next((task for task, at_ms in deadlines if (self._messages.timer_id(task), at_ms) == due), None)
-        if task is None:
-            self.ignore(event.type_name)
-            return
-        if turn is not None and turn.task.id == task.id and turn.stalled:
-            days = STALL_LIMIT // 86_400
-            reason = turn.stalled[-1].reason
-            error = ErrorInfo(code="stalled", message=f"a failed step was not sent on within {days} days: {reason}")
-            self._end(task, "failed", error=error)
-            return
-        seconds = task.allowed_ms / 1000
-        self._end(task, "expired", error=ErrorInfo(code="expired", message=f"not finished within {seconds:g} s"))
-
-    def ignore(self, type_name: str) -> None:
-        self._record(AnswerIgnored(type=type_name, id=self.given.envelope.message_id))
-
-    def _repeat(self, before: Turn, call: str) -> None:
-        self._answer(call)
-        name = f"again:{call}"
-        self._record(CallRepeated(id=call, new_id=derive_id(self.given.envelope.message_id, name)))
-        self._resume(before)
-        if isinstance(before.phase, AwaitingModel):
-            self._call_model(before.task, name)
-            return
-        at = next(at for at, item in enumerate(before.phase.calls) if item.id == call)
-        self._call_tool(before.task, name, self._state.messages[-1].tool_calls[at])
-
-    # -- what follows -------------------------------------------------------------------------------------------------
-
-    def _start_next(self) -> None:
-        task = self._state.waiting[0]
-        name = f"model:{task.id}:1"
-        self._record(TurnStarted(model_call=derive_id(self.given.envelope.message_id, name)))
-        self._call_model(task, name)
-
-    def _call_model(self, task: Task, name: str) -> None:
-        agent = task.agent
-        request = LlmRequest(
-            model=agent.model,
-            system=agent.instructions,
-            messages=self._state.messages,
-            tools=agent.tools,
-            max_output_tokens=agent.max_output_tokens,
-        )
-        backend = agent.model.partition("/")[0]
-        self._command(task, name, request, topics.llm_request(backend, "interactive"))
-        self._signal(task, "model_call", agent.model)
-
-    def _call_tools(self, turn: Turn, response: LlmResponse) -> None:
-        task = turn.task
-        known = {tool.name for tool in task.agent.tools}
-        calls: list[PendingTool] = []
-        for number, asked in enumerate(response.message.tool_calls):
-            name = f"tool:{task.id}:{turn.model_calls}:{number}"
-            call_id = derive_id(self.given.envelope.message_id, name)
-            if asked.tool not in known:
-                offered = ", ".join(sorted(known)) or "none"
-                text = f"there is no tool {asked.tool!r}; the tools are: {offered}"
-                result = ToolResultPart(call_id=asked.call_id, parts=(TextPart(text=text),), is_error=True)
-                calls.append(PendingTool(id=call_id, call_id=asked.call_id, tool=asked.tool, result=result))
-                continue
-            calls.append(PendingTool(id=call_id, call_id=asked.call_id, tool=asked.tool))
-            self._call_tool(task, name, asked)
-        self._record(ToolsCalled(calls=tuple(calls)))
-        self._continue_when_complete()
-
-    def _call_tool(self, task: Task, name: str, asked: ToolCallPart) -> None:
-        toolset = next(tool.toolset for tool in task.agent.tools if tool.name == asked.tool)
-        invoke = ToolInvoke(tool=asked.tool, arguments=asked.arguments, call_id=asked.call_id)
-        self._command(task, name, invoke, topics.tool_invoke(toolset))
-        self._signal(task, "tool_call", json.dumps(asked.arguments, ensure_ascii=False), tool=asked.tool)
-
-    def _continue_when_complete(self) -> None:
-        turn = self._state.turn
-        if turn is None or not isinstance(turn.phase, AwaitingTools) or not turn.phase.complete:
-            return
-        name = f"model:{turn.task.id}:{turn.model_calls + 1}"
-        self._record(ModelCalled(id=derive_id(self.given.envelope.message_id, name)))
-        self._call_model(turn.task, name)
-
-    def _end(self, task: Task, status: TaskOutcome, *, output: str = "", error: ErrorInfo | None = None) -> None:
-        turn = self._state.turn
-        mine = turn if turn is not None and turn.task.id == task.id else None
-        self._record(TurnEnded(task_id=task.id, status=status, output=output, error=error))
-        self._commands.append(self._messages.response(task, mine, status, output=output, error=error))
-        if mine is not None:
-            self._answered.extend(_open_calls(mine))
-        timer_id = self._messages.timer_id(task)
-        self._timers = [timer for timer in self._timers if timer.id != timer_id]
-        self._canceled.append(timer_id)
-        self._write_index(task, status)
-        self._signal(task, "ended", status)
-        if mine is not None and self._state.waiting:
-            self._start_next()
-
-    def _resume(self, before: Turn) -> None:
-        """An answer came: a turn that stood still runs again, with the time it was given at first.
-
-        It stands still as long as one of its calls is stalled, whichever others are answered.
-        """
-        task = before.task
-        if before.stalled and not self._current().stalled:
-            deadline_ms = self.given.now_ms + task.allowed_ms
-            self._record(TurnResumed(deadline_ms=deadline_ms))
-            self._timers.append(self._messages.deadline_timer(task, deadline_ms))
-            self._write_index(task, "accepted")
-
-    # -- pieces -------------------------------------------------------------------------------------------------------
-
-    def _record(self, record: TurnRecord) -> None:
-        self._records.append(record)
-        self._state = evolve(self._state, record)
-
-    def _answer(self, call: str) -> None:
-        self._answered.append(call)
-
-    def _current(self) -> Turn:
-        assert self._state.turn is not None
-        return self._state.turn
-
-    def _awaited(self) -> tuple[Turn | None, str]:
-        """The turn under way, and the call that the input answers."""
-        address = self.given.envelope.return_address
-        call = token_parts(address.token)[1] if address else ""
-        return self._state.turn, call
-
-    def _pending(self, turn: Turn | None, call: str) -> PendingTool | None:
-        if turn is None or not isinstance(turn.phase, AwaitingTools):
-            return None
-        return next((item for item in turn.phase.calls if item.id == call and item.result is None), None)
-
-    def _command(self, task: Task, name: str, event: LlmRequest | ToolInvoke, topic: str) -> None:
-        call = derive_id(self.given.envelope.message_id, name)
-        self._commands.append(self._messages.call(task, name, call, event, topic, self._current().deadline_ms))
-
-    def _signal(self, task: Task, kind: StatusKind, text: str, *, tool: str = "") -> None:
-        turn = self._state.turn
-        step = turn.model_calls if turn and turn.task.id == task.id else 0
-        self._signals.append(self._messages.status(task, kind, text, number=len(self._signals), tool=tool, step=step))
-
-    def _write_index(self, task: Task, status: str) -> None:
-        self._index.append(self._messages.index(task, status))
-
-
-def _open_calls(turn: Turn) -> list[str]:
-    if isinstance(turn.phase, AwaitingModel):
-        return [turn.phase.id]
-    return [call.id for call in turn.phase.calls if call.result is None]

@@ -3,6 +3,7 @@
 To prove a provider of your own, write a `Harness` for it and subclass the suite in a test module (pytest and
 pytest-asyncio in auto mode are needed)::
 
+    import pytest
     from rockbot_messaging.testing.contract import BusContract
 
     class TestMyBus(BusContract):

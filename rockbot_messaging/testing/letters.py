@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from rockbot_messaging.errors import LetterNotFound, Unroutable
+from rockbot_messaging.errors import BodyTooLarge, LetterNotFound, Unroutable
 from rockbot_messaging.letters import UNROUTED
 from rockbot_messaging.ports import Door, MessageBus
 from rockbot_messaging.retries import RetryPolicy
@@ -97,6 +97,13 @@ class LetterCases:
         assert len(other.seen) == 1
         assert await depth(bus, "strict") == 0
         assert await depth(bus, "other") == 1
+
+    async def test_a_mended_body_over_the_limit_is_refused_and_the_letter_stays(self, harness: Harness) -> None:
+        bus = await harness.connect(max_body_bytes=1000)
+        (sent,) = await _bury(bus, 1)
+        with pytest.raises(BodyTooLarge):
+            await bus.dead_letters.replay("work", sent, body=b"x" * 1001)
+        assert [letter.id for letter in await buried(bus, "work", 1)] == [sent]
 
     async def test_a_letter_that_fails_again_is_a_letter_again(self, harness: Harness) -> None:
         bus = await harness.connect()

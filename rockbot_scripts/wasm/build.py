@@ -70,7 +70,9 @@ def _repair(root: Path, directory: Path) -> dict[str, Any]:
     manifest = files.read_manifest(directory)
     broken = files.damaged(directory, manifest) if manifest is not None else []
     if manifest is not None and files.COMPONENT not in broken:
-        warnings = [f"{directory / name} does not match its digest; it was not loaded and is built again" for name in broken]
+        warnings = [
+            f"{directory / name} does not match its digest; it was not loaded and is built again" for name in broken
+        ]
         files.check_private(directory)
         _compile(directory)
         files.write_manifest(directory, str(manifest.get("builder", "")))

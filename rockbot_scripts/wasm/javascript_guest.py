@@ -17,10 +17,9 @@ from rockbot_scripts.wasm.runs import Ending, OutOfTime, OutputFull, Run, report
 from rockbot_scripts.wasm.wasi import GuestExit, GuestIdle, Wasi
 
 _GUEST = Path(__file__).parent / "guest"
-PRELUDE = (
-    f"const __library = {json.dumps((_GUEST / 'library.js').read_text(encoding='utf-8'))};"
-    + (_GUEST / "prelude.js").read_text(encoding="utf-8")
-)
+PRELUDE = f"const __library = {json.dumps((_GUEST / 'library.js').read_text(encoding='utf-8'))};" + (
+    _GUEST / "prelude.js"
+).read_text(encoding="utf-8")
 
 _LAST_PIECE = 1024 * 1024
 _SPEECHLESS = ("Uncaught null", "out of bounds memory access", "wasm `unreachable` instruction executed", "")

@@ -20,7 +20,7 @@ _STDERR_BYTES = 4096
 _LARGE_READ = 1024 * 1024
 
 
-class WorkerDied(Exception):  # noqa: N818 - an event of the pool, never seen outside of it
+class WorkerDied(Exception):
     """The worker ended. `started` tells whether it had begun the run it was asked for."""
 
     def __init__(self, detail: str, *, started: bool) -> None:
@@ -28,7 +28,7 @@ class WorkerDied(Exception):  # noqa: N818 - an event of the pool, never seen ou
         self.started = started
 
 
-class WorkerRefused(Exception):  # noqa: N818 - as above
+class WorkerRefused(Exception):
     """The worker would not start; `reason` is `digest`, `lock` or `engine`."""
 
     def __init__(self, reason: str, detail: str) -> None:

@@ -182,6 +182,7 @@ class WasmPool:
                 return None
             if self._trouble.is_set():
                 raise SandboxUnavailable(f"no script worker starts: {self._reason}")
+            link: WorkerLink | None
             try:
                 link = self._idle.get_nowait()
             except asyncio.QueueEmpty:

@@ -56,9 +56,7 @@ class PythonGuest:
     def _finish(self, run: Run, store: wasmtime.Store) -> Ending:
         order = run.order
         try:
-            store.set_limits(
-                memory_size=order.memory, instances=200, tables=200, memories=20, table_elements=200_000
-            )
+            store.set_limits(memory_size=order.memory, instances=200, tables=200, memories=20, table_elements=200_000)
             store.set_epoch_deadline(1)
             store.set_wasi(wasmtime.WasiConfig())
             instance = self._linker.instantiate(store, self._component)

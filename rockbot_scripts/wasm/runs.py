@@ -42,11 +42,11 @@ class Order:
         )
 
 
-class OutputFull(Exception):  # noqa: N818 - a signal out of a host call, not an error of ours
+class OutputFull(Exception):
     """The guest wrote more than its output limit."""
 
 
-class OutOfTime(Exception):  # noqa: N818 - as above
+class OutOfTime(Exception):
     """The guest slept past its deadline."""
 
 

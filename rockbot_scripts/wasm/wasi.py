@@ -33,7 +33,8 @@ _LAST_POLLS = 1
 _UNHANDLED = b"Possibly unhandled promise rejection: "
 _ALL_RIGHTS = 2**64 - 1
 
-class GuestExit(Exception):  # noqa: N818 - a signal out of a host call, not an error of ours
+
+class GuestExit(Exception):
     """The guest ended itself with an exit code."""
 
     def __init__(self, code: int) -> None:
@@ -41,7 +42,7 @@ class GuestExit(Exception):  # noqa: N818 - a signal out of a host call, not an 
         self.code = code
 
 
-class GuestIdle(Exception):  # noqa: N818 - as above
+class GuestIdle(Exception):
     """The guest has reported, and nothing is left for it to do."""
 
 
@@ -146,7 +147,7 @@ class Wasi:
         return _OK
 
     def _clock(self, clock: int, _precision: int, at: int) -> int:
-        now = time.time_ns() if clock == 0 else time.monotonic_ns()  # noqa: TID251 - the guest's own clock
+        now = time.time_ns() if clock == 0 else time.monotonic_ns()
         self._save(at, struct.pack("<Q", now))
         return _OK
 
@@ -166,7 +167,7 @@ class Wasi:
             if kind == _CLOCK:
                 clock, timeout, _precision, flags = struct.unpack_from("<IxxxxQQH", raw, 48 * index + 16)
                 if flags & _ABSOLUTE:
-                    timeout -= time.time_ns() if clock == 0 else time.monotonic_ns()  # noqa: TID251 - as above
+                    timeout -= time.time_ns() if clock == 0 else time.monotonic_ns()
                 wait = max(0.0, timeout / 1e9)
             waits.append((wait, user, kind))
         shortest = min(wait for wait, _, _ in waits)

@@ -36,7 +36,7 @@ _WARM_UP = (
 )
 
 
-class _Refused(Exception):  # noqa: N818 - an answer to the supervisor
+class _Refused(Exception):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
@@ -61,7 +61,9 @@ class Worker:
             ending = self._guests[order.language](run)
         except Exception as failure:
             # A defect of ours in a host function: the guest's state is unknown, and so is this worker's.
-            ending = Ending("crashed", reason=f"host function failed: {type(failure).__name__}: {failure}", trapped=True)
+            ending = Ending(
+                "crashed", reason=f"host function failed: {type(failure).__name__}: {failure}", trapped=True
+            )
         finally:
             self._watchdog.disarm()
         return run.frame(ending, leaving=ending.trapped)

@@ -41,7 +41,7 @@ def measure(path: str, messages: int) -> dict[str, float]:
         return asyncio.run(_run(bus, messages // 4, _in_batches))
 
 
-def bare_decode(rounds: int = 20_000) -> float:
+def bare_decode(rounds: int = 10_000) -> float:
     """Microseconds of CPU that decoding the body alone takes."""
     decode = host_path.OrderPlaced.model_validate_json
     begun = time.process_time()

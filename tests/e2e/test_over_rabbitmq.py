@@ -80,7 +80,7 @@ async def test_what_is_no_json_waits_as_a_dead_letter_and_is_answered_once_mende
     for said in ("not json", "agent.task.assistant", "Invalid JSON", "rockbot dlq replay"):
         assert said in out
 
-    code, queues, _ = await rockbot(["dlq", "list"], env=env, cwd=tmp_path)
+    code, queues, _ = await rockbot(["dlq", "queues"], env=env, cwd=tmp_path)
     assert code == 0
     assert "rockbot.agent.assistant.dlq" in queues
 

@@ -143,6 +143,8 @@ async def fake_host(*, max_body_bytes: int = 16 << 20) -> AsyncIterator[FakeHost
 @asynccontextmanager
 async def served_host(*, max_body_bytes: int = 16 << 20) -> AsyncIterator[FakeHost]:
     """With the gateway on `host.socket`."""
-    async with fake_host(max_body_bytes=max_body_bytes) as host:
-        async with serve(create_app(host.operator, max_body_bytes=max_body_bytes), host.socket):
-            yield host
+    async with (
+        fake_host(max_body_bytes=max_body_bytes) as host,
+        serve(create_app(host.operator, max_body_bytes=max_body_bytes), host.socket),
+    ):
+        yield host

@@ -47,7 +47,7 @@ async def test_a_step_stores_and_then_emits_its_commands_and_signals(store: Stat
     context = arrival(Add(amount=5), "m1", clock, deadline_ms=clock.now_ms() + 1, tenant="acme")
     assert await engine.step(STREAM, Add(amount=5), context)
     assert await engine.state(STREAM) == ((5, 1), 1)
-    receipt, total, signal = context.emissions
+    signal, receipt, total = context.emissions
     assert (receipt.envelope.message_id, receipt.door) == (derive_id("m1", "receipt"), Door.COMMANDS)
     assert (total.envelope.topic, total.door) == ("test.total", Door.PUBLIC)
     assert (signal.envelope.topic, signal.door) == ("test.watched", Door.LOSSY)

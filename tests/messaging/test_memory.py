@@ -106,6 +106,49 @@ async def test_a_handler_sees_the_context_of_its_subscriber_and_not_of_a_publish
     await bus.close()
 
 
+async def test_a_delivery_whose_handler_never_began_is_handed_back() -> None:
+    broker = MemoryBroker()
+    bus, later, began, heir = await _opened(broker=broker), await _opened(broker=broker), Recorder(), Recorder()
+    consumption = await bus.subscriber.subscribe(_WORK, began)
+    sent = message("job")
+    await bus.publisher.publish(sent)
+    assert await consumption.stop(timeout=0) == 1
+    assert began.seen == []
+    await later.subscriber.subscribe(_WORK, heir)
+    await heir.wait_for(1)
+    assert heir.ids == [sent.message_id]
+    await bus.close()
+    await later.close()
+
+
+async def test_what_comes_back_from_a_delay_is_a_new_copy_at_the_end_of_its_queue() -> None:
+    clock = FakeClock()
+    broker = MemoryBroker(clock=clock)
+    buses = [await _opened(broker=broker) for _ in range(3)]
+    first, second, third = Recorder(held=True), Recorder([Retry(after=1)]), Recorder(held=True)
+    one, other = message("job"), message("job")
+    await buses[0].subscriber.subscribe(_WORK, first)
+    await buses[0].publisher.publish(one)
+    await first.wait_for(1)
+    await buses[0].kill()
+    consumption = await buses[1].subscriber.subscribe(_WORK, second)
+    await second.wait_finished(1)
+    assert second.envelopes[0].redelivered
+    await consumption.stop(timeout=10)
+    await buses[1].publisher.publish(other)
+    clock.advance(1)
+    await buses[1].subscriber.subscribe(_WORK, third)
+    await third.wait_for(2)
+    assert third.ids == [other.message_id, one.message_id]
+    assert [came.redelivered for came in third.envelopes] == [False, False]
+    await buses[1].kill()
+    last = Recorder()
+    await buses[2].subscriber.subscribe(_WORK, last)
+    await last.wait_for(2)
+    assert last.ids == [other.message_id, one.message_id]
+    await buses[2].close()
+
+
 class _HurryingClock:
     """Not a clock that calls back: the event loop's timer must do, and each look at it finds time gone by."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import sqlite3
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from rockbot_messaging.errors import BrokerUnreachable, NotConfirmed, Unroutable
 from rockbot_messaging.letters import UNROUTED
-from rockbot_messaging.memory import MemoryBus, SqliteBusStorage
+from rockbot_messaging.memory import MemoryBroker, MemoryBus, SqliteBusStorage
 from rockbot_messaging.retries import RetryPolicy
 from rockbot_messaging.subscriptions import WatchSubscription, WorkSubscription
 from rockbot_messaging.testing import FakeClock, Recorder
@@ -63,6 +64,36 @@ async def test_ready_messages_go_on_after_a_restart_in_their_order(host: _Restar
     await taker.wait_for(1)
     assert taker.ids == [marker.message_id]
     await bus.close()
+
+
+async def test_messages_of_several_starts_lie_side_by_side(host: _Restarting) -> None:
+    sent = [message("job.one") for _ in range(3)]
+    for one in sent:
+        bus = await host.start()
+        await bus.declare([_WORK])
+        await bus.publisher.publish(one)
+        await bus.close()
+    bus, taker = await host.start(), Recorder()
+    await bus.subscriber.subscribe(_WORK, taker)
+    await taker.wait_for(3)
+    assert taker.ids == [one.message_id for one in sent]
+    await bus.close()
+
+
+async def test_a_broker_whose_last_connection_went_starts_again_from_its_file(host: _Restarting) -> None:
+    broker = MemoryBroker(storage=SqliteBusStorage(host.path), clock=host.clock)
+    first, second, taker = MemoryBus(broker=broker), MemoryBus(broker=broker), Recorder()
+    await first.open()
+    await first.declare([_WORK])
+    sent, marker = message("job.one"), message("job.marker")
+    await first.publisher.publish(sent)
+    await first.close()
+    await second.open()
+    await second.subscriber.subscribe(_WORK, taker)
+    await second.publisher.publish(marker)
+    await taker.wait_for(2)
+    assert taker.ids == [sent.message_id, marker.message_id]
+    await second.close()
 
 
 async def test_what_was_in_hand_comes_again_marked_after_a_restart(host: _Restarting) -> None:
@@ -207,6 +238,23 @@ async def test_a_publish_that_cannot_be_written_is_not_confirmed(host: _Restarti
     await taker.wait_finished(1)
     assert taker.ids == [kept.message_id]
     await bus.close()
+
+
+async def test_a_change_that_is_refused_spares_its_neighbours(host: _Restarting) -> None:
+    bus = await host.start()
+    await bus.declare([_WORK, WorkSubscription(name="refused", patterns=("refused",))])
+    other = sqlite3.connect(host.path, isolation_level=None)
+    other.execute(
+        "CREATE TRIGGER refuse BEFORE INSERT ON bus_messages WHEN NEW.queue LIKE '%refused' "
+        "BEGIN SELECT RAISE(ABORT, 'no room for this'); END"
+    )
+    other.close()
+    topics = ["job.one", "refused", "job.two", "refused", "job.three"]
+    results = await asyncio.gather(*(bus.publisher.publish(message(topic)) for topic in topics), return_exceptions=True)
+    assert [type(result) for result in results] == [type(None), NotConfirmed, type(None), NotConfirmed, type(None)]
+    await bus.publisher.publish(message("job.four"))
+    await bus.close()
+    assert _rows(host.path) == 4
 
 
 async def test_a_verdict_that_cannot_be_written_brings_the_message_again(host: _Restarting) -> None:

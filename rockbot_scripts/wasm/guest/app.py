@@ -4,7 +4,7 @@ It is compiled, together with CPython, into a WebAssembly component. There is no
 modules imported while the component is built exist when a script runs. This file is never imported by the host.
 """
 # mypy: ignore-errors
-# ruff: noqa: S102, S307, S110, S112, PERF203, BLE001, A001, N999, TC004, I001
+# ruff: noqa: S102, S307, S110, SIM105, SIM905, BLE001, A001, I001
 
 import ast
 import asyncio
@@ -22,19 +22,20 @@ from wit_world import Outcome
 from wit_world.imports import host
 
 MODULES = """
-abc argparse array ast asyncio base64 binascii bisect builtins calendar cmath cmd code codecs codeop collections
-collections.abc colorsys concurrent.futures configparser contextlib contextvars copy copyreg csv dataclasses datetime
-decimal difflib dis doctest email email.message email.mime.multipart email.mime.text email.parser email.policy
-email.utils encodings.ascii encodings.cp1252 encodings.idna encodings.latin_1 encodings.punycode encodings.utf_16
-encodings.utf_16_be encodings.utf_16_le encodings.utf_32 encodings.utf_8_sig encodings.unicode_escape
-encodings.raw_unicode_escape encodings.base64_codec encodings.hex_codec encodings.rot_13 enum errno
-fnmatch fractions functools gc getopt getpass gettext glob graphlib gzip hashlib heapq hmac html html.entities
-html.parser http http.cookies imaplib inspect io ipaddress itertools json json.decoder json.encoder keyword linecache
-locale logging logging.config logging.handlers marshal math mimetypes numbers operator opcode optparse os os.path
-pathlib pickle pickletools pkgutil platform plistlib pprint queue quopri random re reprlib sched secrets selectors
-shelve shlex shutil signal socket sqlite3 statistics stat string string.templatelib stringprep struct subprocess symtable
-sysconfig tarfile tempfile textwrap threading time timeit token tokenize tomllib traceback trace types typing
-unicodedata unittest unittest.mock urllib urllib.error urllib.parse urllib.request uuid warnings wave weakref
+abc argparse array ast asyncio base64 binascii bisect builtins calendar cmath cmd code codecs codeop
+collections collections.abc colorsys concurrent.futures configparser contextlib contextvars copy copyreg csv
+dataclasses datetime decimal difflib dis doctest email email.message email.mime.multipart email.mime.text
+email.parser email.policy email.utils encodings.ascii encodings.cp1252 encodings.idna encodings.latin_1
+encodings.punycode encodings.utf_16 encodings.utf_16_be encodings.utf_16_le encodings.utf_32
+encodings.utf_8_sig encodings.unicode_escape encodings.raw_unicode_escape encodings.base64_codec
+encodings.hex_codec encodings.rot_13 enum errno fnmatch fractions functools gc getopt getpass gettext glob
+graphlib gzip hashlib heapq hmac html html.entities html.parser http http.cookies imaplib inspect io ipaddress
+itertools json json.decoder json.encoder keyword linecache locale logging logging.config logging.handlers
+marshal math mimetypes numbers operator opcode optparse os os.path pathlib pickle pickletools pkgutil platform
+plistlib pprint queue quopri random re reprlib sched secrets selectors shelve shlex shutil signal socket
+sqlite3 statistics stat string string.templatelib stringprep struct subprocess symtable sysconfig tarfile
+tempfile textwrap threading time timeit token tokenize tomllib traceback trace types typing unicodedata
+unittest unittest.mock urllib urllib.error urllib.parse urllib.request uuid warnings wave weakref
 xml.dom.minidom xml.etree.ElementTree xml.sax zipfile zlib zoneinfo
 """.split()
 
@@ -182,7 +183,11 @@ time.sleep = sleep
 def report(failure):
     """Return the traceback of the guest alone: the frames of this file are the host's business."""
     text = "".join(traceback.format_exception(type(failure), failure, failure.__traceback__))
-    return text if len(text) <= TRACEBACK_CHARS else text[: TRACEBACK_CHARS // 2] + "\n[...]\n" + text[-TRACEBACK_CHARS // 2 :]
+    return (
+        text
+        if len(text) <= TRACEBACK_CHARS
+        else text[: TRACEBACK_CHARS // 2] + "\n[...]\n" + text[-TRACEBACK_CHARS // 2 :]
+    )
 
 
 def own_frames_removed(failure):
@@ -217,7 +222,7 @@ def finish(stream):
     """Flush what the script printed; a script may have replaced or closed the stream."""
     try:
         stream.flush()
-    except ValueError:
+    except Exception:
         pass
 
 

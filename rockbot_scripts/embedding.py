@@ -1,0 +1,55 @@
+"""How a host, or a process of its own, gets the script service: a factory found by entry point.
+
+The service imports nothing of the host; what it is given is described here by its shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from rockbot_messaging.clock import Clock
+from rockbot_messaging.ledger import ResultLedger
+from rockbot_messaging.ports import MessageBus
+from rockbot_scripts.service import ScriptService
+from rockbot_scripts.settings import ScriptSettings
+from rockbot_scripts.wasm.pool import WasmPool
+
+__all__ = ["Surroundings", "service"]
+
+
+class Surroundings(Protocol):
+    """What a service is given by whoever runs it."""
+
+    @property
+    def bus(self) -> MessageBus: ...
+
+    @property
+    def ledger(self) -> ResultLedger: ...
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def owner(self) -> str: ...
+
+    @property
+    def source(self) -> str: ...
+
+
+def service(section: Mapping[str, Any], surroundings: Surroundings) -> ScriptService:
+    """Make the service from its section of the settings; nothing is started.
+
+    Raises:
+        ValueError: the section is wrong; the text names the key.
+    """
+    settings = ScriptSettings.model_validate(dict(section))
+    return ScriptService(
+        WasmPool(settings),
+        bus=surroundings.bus,
+        ledger=surroundings.ledger,
+        clock=surroundings.clock,
+        settings=settings,
+        owner=surroundings.owner,
+        source=surroundings.source,
+    )

@@ -1,0 +1,344 @@
+"""The agent, the dispatcher and the host together, over the in-memory bus and both stores."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from core.links import Link
+
+from rockbot.chain import Order
+from rockbot.container import compose
+from rockbot.context import Context
+from rockbot.errors import PermanentFailure
+from rockbot.events import (
+    AgentResponse,
+    AgentTask,
+    Event,
+    LlmRequest,
+    LlmResponse,
+    Message,
+    StepStalled,
+    TextPart,
+    ToolCallPart,
+    ToolInvoke,
+    ToolResult,
+    ToolSpec,
+)
+from rockbot.handler import CallNext
+from rockbot.host import Host
+from rockbot.plugins import Contribution, Plugin, Services
+from rockbot.plugins import Link as Registration
+from rockbot.settings import Settings
+from rockbot.state.memory import MemoryStateStore
+from rockbot.state.ports import StateStore
+from rockbot.state.sqlite import SqliteStateStore
+from rockbot_handlers.agent.plugin import plugin as agent_plugin
+from rockbot_messaging.envelope import MessageEnvelope, ReturnAddress
+from rockbot_messaging.memory import MemoryBroker, MemoryBus
+from rockbot_messaging.ports import Door
+from rockbot_messaging.subscriptions import WatchSubscription, WorkSubscription
+from rockbot_messaging.testing import FakeClock, SequenceIds
+from rockbot_messaging.verdicts import Ack, Verdict
+
+ADD = ToolSpec(name="add", description="adds", input_schema={"type": "object"}, toolset="desk")
+
+Model = Callable[[LlmRequest], LlmResponse]
+
+
+def obedient(request: LlmRequest) -> LlmResponse:
+    """Calls the tool once for a text that begins with 'use', otherwise says what it was last told."""
+    last = request.messages[-1]
+    if last.text.startswith("use"):
+        call = ToolCallPart(call_id="t0", tool="add", arguments={"text": last.text})
+        return LlmResponse(message=Message(role="assistant", parts=(call,)), stop_reason="tool_use")
+    said = last.text or last.parts[0].parts[0].text  # type: ignore[union-attr]
+    return LlmResponse(message=Message(role="assistant", parts=(TextPart(text=f"you said {said}"),)))
+
+
+class Worker:
+    """Model and tool in one link; counts calls by message id."""
+
+    def __init__(self, model: Model = obedient) -> None:
+        self.model = model
+        self.calls: list[str] = []
+        self.broken = False
+
+    async def act(self, event: Event, context: Context, call_next: CallNext) -> None:
+        if self.broken:
+            raise PermanentFailure("no such model")
+        self.calls.append(context.envelope.message_id)
+        match event:
+            case LlmRequest():
+                context.answer(self.model(event))
+            case ToolInvoke():
+                context.answer(ToolResult(call_id=event.call_id, tool=event.tool, parts=(TextPart(text="42"),)))
+            case _:
+                await call_next(event, context)
+
+    def plugin(self, services: Services) -> Contribution:
+        return Contribution(
+            links=(Registration(Order.WORK, "worker", Link(self.act, LlmRequest, ToolInvoke)),),
+            subscriptions=(
+                WorkSubscription(name="llm.scripted.interactive", patterns=("llm.request.scripted.interactive",)),
+                WorkSubscription(name="tools.desk", patterns=("tool.invoke.desk",)),
+            ),
+            tools=(ADD,),
+        )
+
+
+class Town:
+    """One broker, one state, a client; hosts come and go."""
+
+    def __init__(self, store: StateStore, clock: FakeClock, make: Callable[[], StateStore]) -> None:
+        self.clock = clock
+        self.store = store
+        self.make = make
+        self.broker = MemoryBroker(namespace="rockbot", clock=clock, ids=SequenceIds(1))
+        self.client = MemoryBus(broker=self.broker)
+        self.answers: list[tuple[MessageEnvelope, AgentResponse]] = []
+        self.stalls: list[StepStalled] = []
+        self._changed = asyncio.Condition()
+        self.hosts: list[Host] = []
+
+    async def open(self) -> None:
+        await self.client.open()
+        watch = WatchSubscription(name="client", patterns=("agent.response.*",))
+        self.address = (await self.client.subscriber.subscribe(watch, self._see)).address
+
+    async def _see(self, envelope: MessageEnvelope) -> Verdict:
+        async with self._changed:
+            if all(envelope.message_id != other.message_id for other, _ in self.answers):  # the wire is at-least-once
+                self.answers.append((envelope, AgentResponse.model_validate_json(envelope.body)))
+            self._changed.notify_all()
+        return Ack()
+
+    async def host(self, *plugins: Plugin, **settings: Any) -> Host:
+        made = compose(
+            Settings(**settings),
+            bus=MemoryBus(broker=self.broker),
+            store=self.make(),
+            clock=self.clock,
+            ids=SequenceIds(2 + len(self.hosts)),
+            plugins=[("agent", agent_plugin), *((f"p{at}", plugin) for at, plugin in enumerate(plugins))],
+        ).host()
+        await made.start()
+        self.hosts.append(made)
+        return made
+
+    async def say(self, text: str, id: str = "", **fields: Any) -> None:
+        event = AgentTask(input=text)
+        envelope = MessageEnvelope(
+            topic="agent.task.assistant", body=event.to_body(), message_id=id or f"task-{text}", type="", **fields
+        )
+        await self.client.publisher.publish(envelope, door=Door.PUBLIC)
+
+    async def answered(self, count: int) -> list[AgentResponse]:
+        async with asyncio.timeout(10), self._changed:
+            await self._changed.wait_for(lambda: len(self.answers) >= count)
+        return [response for _, response in self.answers]
+
+    async def letters(self, queue: str, count: int = 1) -> list[Any]:
+        async with asyncio.timeout(10):
+            while True:
+                letters = await self.client.dead_letters.letters(queue)
+                if len(letters) >= count:
+                    return letters
+                await asyncio.sleep(0)
+
+    async def status(self, task: str) -> str:
+        from rockbot.state.keys import task_key
+
+        entry = await self.store.get(task_key("default", task))
+        return json.loads(entry.value)["status"] if entry else ""
+
+    async def until_status(self, task: str, status: str) -> None:
+        async with asyncio.timeout(10):
+            while await self.status(task) != status:
+                await asyncio.sleep(0)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def town(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Town]:
+    clock = FakeClock()
+    shared = MemoryStateStore(clock)
+
+    class Kept:
+        """A memory store that outlives the hosts that close it."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(shared, name)
+
+        async def close(self) -> None:
+            pass
+
+    def make() -> StateStore:
+        return Kept() if request.param == "memory" else SqliteStateStore(tmp_path / "state.db", clock)  # type: ignore[return-value]
+
+    store = make()
+    await store.open()
+    made = Town(store, clock, make)
+    await made.open()
+    yield made
+    for host in made.hosts:
+        await host.close()
+    await made.client.close()
+    await store.close()
+
+
+async def test_a_task_comes_back_answered_by_model_and_tool(town: Town) -> None:
+    worker = Worker()
+    await town.host(worker.plugin)
+    await town.say("use it")
+    (response,) = await town.answered(1)
+    assert (response.status, response.output, response.model_calls, response.tool_calls) == ("completed", "you said 42", 2, 1)
+    assert len(worker.calls) == 3
+
+
+async def test_a_reply_to_gets_the_answer_with_its_correlation_id(town: Town) -> None:
+    await town.host(Worker().plugin)
+    await town.say("hi", reply_to=town.address, correlation_id="c-7")
+    await town.answered(1)
+    envelope, response = town.answers[0]
+    assert (envelope.correlation_id, response.output) == ("c-7", "you said hi")
+
+
+async def test_a_reply_to_that_names_a_queue_of_ours_is_a_dead_letter(town: Town) -> None:
+    await town.host(Worker().plugin)
+    await town.say("hi", reply_to="rockbot.agent.assistant")
+    (letter,) = await town.letters("agent.assistant")
+    assert "names a queue of this host" in letter.failure.reason
+
+
+async def test_copies_of_a_task_are_one_task(town: Town) -> None:
+    worker = Worker()
+    await town.host(worker.plugin)
+    for _ in range(3):
+        await town.say("hi", id="same")
+    await town.say("second", id="other")
+    assert len(await town.answered(2)) == 2
+    assert sorted(response.task_id for _, response in town.answers) == ["other", "same"]
+    assert len(worker.calls) == 2
+
+
+async def test_many_tasks_in_one_conversation_are_answered_in_order_by_two_replicas(town: Town) -> None:
+    workers = Worker(), Worker()
+    for worker in workers:
+        agents = {"assistant": {}}
+        await town.host(worker.plugin, agents=agents)
+    for number in range(10):
+        await town.say(f"use {number}", conversation_id="talk")
+    responses = await town.answered(10)
+    assert sorted(response.task_id for response in responses) == sorted(f"task-use {number}" for number in range(10))
+    calls = [call for worker in workers for call in worker.calls]
+    assert len(set(calls)) == 30
+
+
+async def test_a_conversation_continues_on_another_host(town: Town) -> None:
+    seen: list[int] = []
+
+    def counting(request: LlmRequest) -> LlmResponse:
+        seen.append(len(request.messages))
+        return obedient(request)
+
+    first = await town.host(Worker(counting).plugin)
+    await town.say("one", conversation_id="talk")
+    await town.answered(1)
+    await first.close()
+    await town.host(Worker(counting).plugin)
+    await town.say("two", conversation_id="talk")
+    await town.answered(2)
+    assert seen == [1, 3]
+
+
+async def test_a_dead_step_stalls_its_turn_and_a_replay_resumes_it(town: Town) -> None:
+    worker = Worker()
+    worker.broken = True
+    host = await town.host(worker.plugin)
+    await town.say("hi", id="t")
+    (letter,) = await town.letters("llm.scripted.interactive")
+    await town.until_status("t", "stalled")
+    town.clock.advance(5 * 86_400)  # far beyond the task's own deadline
+    await host._sweeper.run_once()
+    await host._recovery.run_once()
+    assert len(await town.letters("llm.scripted.interactive")) == 1, "recovery brought a second letter"
+    worker.broken = False
+    await town.client.dead_letters.replay("llm.scripted.interactive", letter.id)
+    (response,) = await town.answered(1)
+    assert (response.status, response.output) == ("completed", "you said hi")
+
+
+async def test_a_deadline_ends_a_turn_whose_worker_never_answers(town: Town) -> None:
+    class Deaf(Worker):
+        async def act(self, event: Event, context: Context, call_next: CallNext) -> None:
+            self.calls.append(context.envelope.message_id)
+
+    worker = Deaf()
+    host = await town.host(worker.plugin)
+    await town.say("hi", id="t", deadline_ms=town.clock.now_ms() + 5000)
+    await town.until_status("t", "accepted")
+    town.clock.advance(6)
+    await host._sweeper.run_once()
+    (response,) = await town.answered(1)
+    assert response.status == "expired"
+    assert await town.status("t") == "expired"
+
+
+async def test_a_tool_whose_workers_are_gone_is_an_error_for_the_model(town: Town) -> None:
+    class Elsewhere(Worker):
+        def plugin(self, services: Services) -> Contribution:
+            return Contribution(
+                links=(Registration(Order.WORK, "worker", Link(self.act, LlmRequest)),),
+                subscriptions=super().plugin(services).subscriptions[:1],
+                tools=(ADD,),
+            )
+
+    await town.host(Elsewhere().plugin)
+    await town.say("use it")
+    (response,) = await town.answered(1)
+    assert response.output == "you said no worker offers the tool 'add' at the moment"
+
+
+async def test_a_forged_token_is_one_dead_letter_and_no_loop(town: Town) -> None:
+    await town.host(Worker().plugin)
+    for token in ("garbage", "[]"):
+        forged = MessageEnvelope(
+            topic="agent.step.assistant",
+            body=ToolResult().to_body(),
+            message_id=f"forged-{token}",
+            type=ToolResult.type_name,
+            return_address=ReturnAddress("agent.step.assistant", token),
+        )
+        await town.client.publisher.publish(forged)
+    letters = await town.letters("agent.assistant", 4)
+    await town.say("still here?")
+    await town.answered(1)
+    assert len(await town.letters("agent.assistant")) == len(letters) == 4  # each with the notice of its own death
+    assert {letter.failure.error_type for letter in letters} == {"PermanentFailure"}
+
+
+async def test_a_tenant_never_sees_the_conversation_of_another(town: Town) -> None:
+    await town.host(Worker().plugin)
+    for tenant in ("a", "b"):
+        await town.say(f"hi from {tenant}", conversation_id="shared", tenant=tenant)
+    await town.answered(2)
+    assert {envelope.tenant for envelope, _ in town.answers} == {"a", "b"}
+    assert all(response.model_calls == 1 for _, response in town.answers)
+
+
+async def test_a_host_that_cannot_start_closes_what_it_opened(town: Town) -> None:
+    closed: list[str] = []
+
+    async def close() -> None:
+        closed.append("plugin")
+
+    def plugin(services: Services) -> Contribution:
+        return Contribution(close=close)
+
+    with pytest.raises(OSError):
+        await town.host(plugin, host={"health_host": "256.256.256.256", "health_port": 1})
+    assert closed == ["plugin"]
