@@ -27,11 +27,12 @@ def make_bus(
     ids: IdSource,
     work: Sequence[WorkSubscription] = (),
     durable: Path | None = None,
+    patience: float = 10.0,
 ) -> MessageBus:
     """The bus that the setting `broker_url` names, not opened.
 
     `work` are the subscriptions whose dead letters this process may be asked about; `durable` is the SQLite file in which
-    an embedded bus keeps its messages.
+    an embedded bus keeps its messages; `patience` is how long (seconds) a broker that does not answer is waited for.
 
     Raises:
         ConfigError: the scheme is unknown. MissingExtra: the provider's package is not installed.
@@ -61,6 +62,7 @@ def make_bus(
                     namespace=settings.namespace,
                     max_body_bytes=settings.host.max_body_bytes,
                     subscriptions=tuple(item.name for item in work),
+                    connect_timeout=patience,
                 ),
                 clock=clock,
                 ids=ids,

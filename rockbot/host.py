@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
 from typing import Any, final
 
 from rockbot.dispatcher import Dispatcher
@@ -112,11 +113,9 @@ class Host:
         """Drain if that was not done, and disconnect; idempotent."""
         if self._consumptions or self._loops:
             await self.drain()
-        for closer in self._closers:
-            await closer()
-        await self._bus.close()
-        await self._store.close()
-        await self._server.close()
+        async with AsyncExitStack() as closing:  # last in, first closed; one that fails keeps no other open
+            for close in (self._server.close, self._store.close, self._bus.close, *reversed(self._closers)):
+                closing.push_async_callback(close)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Start, run until `stop` is set, drain, close. Raises what `start` raises."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from rockbot.settings import Settings
 
 __all__ = ["register"]
+
+#: Seconds after which a start that is not done explains itself.
+_PATIENCE: Final = 1.5
+_STARTING: Final = "starting; the first start on a machine prepares the sandbox, which may take a minute"
 
 
 def register(app: typer.Typer) -> None:
@@ -35,6 +39,8 @@ async def up(
     once: Annotated[bool, typer.Option("--once", help="Stop as soon as everything runs (after the feed).")] = False,
 ) -> int:
     """Everything in one process: bus, state, agents, model, scripts."""
+    import asyncio
+
     from rockbot.errors import MissingExtra
     from rockbot.operators.open import embedded_operator
     from rockbot.processes import Embedded, stop_on_signals
@@ -54,15 +60,18 @@ async def up(
     app = create_app(operator, max_body_bytes=settings.host.max_body_bytes)
     server = GatewayServer(app, settings.socket_path)
     server.bind()
+    patience = asyncio.get_running_loop().call_later(_PATIENCE, call.screen.say, _STARTING, "dim")
     try:
         with stop_on_signals() as stop:
             async with embedded:
+                patience.cancel()
                 await server.start()
                 try:
                     return await _work(call, settings, operator, stop, feed=feed, at_once=at_once, once=once)
                 finally:
                     await server.close()
     finally:
+        patience.cancel()
         await server.close()
 
 

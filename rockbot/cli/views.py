@@ -44,7 +44,7 @@ def instant(at_ms: int | None) -> str:
         return ""
     try:
         return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, OSError):
         return str(at_ms)
 
 

@@ -111,7 +111,7 @@ class TurnMessages:
 
     def timer_id(self, task: Task) -> str:
         """The id of a task's deadline timer, unique in the store."""
-        return key(self.tenant, "timer", task.id, "deadline")
+        return key(self.tenant, "timer", self.conversation_id, task.id, "deadline")
 
     def deadline_timer(self, task: Task, due_ms: int) -> TimerRequest:
         """The timer that ends a task. Its event carries the instant, so that a moved timer is told from a due one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rockbot.buses import is_embedded, make_bus
 from rockbot.errors import MissingExtra
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from rockbot.services import Service
 
 __all__ = ["embedded_operator", "local_pipeline", "open_operator", "pipeline_of"]
+
+#: Seconds that a person waits for a broker that does not answer; a host waits longer.
+_PATIENCE: Final = 5.0
 
 
 @asynccontextmanager
@@ -106,7 +109,7 @@ async def _bus_operator(settings: Settings, *, composed: bool) -> BusOperator:
 
         container = compose_host(settings)
         pipeline, work = pipeline_of(container, settings), tuple(known_work(container))
-    bus = make_bus(settings, clock=clock, ids=ids, work=work)
+    bus = make_bus(settings, clock=clock, ids=ids, work=work, patience=_PATIENCE)
     await bus.open()
     return BusOperator(
         bus, clock=clock, ids=ids, source=f"{settings.source}-cli", pipeline=pipeline, on_close=bus.close

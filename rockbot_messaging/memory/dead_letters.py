@@ -65,7 +65,7 @@ class MemoryDeadLetters:
             again = letter.envelope.replace(attempt=1, handbacks=0, due_ms=None, history=(), redelivered=False)
             if body is not None:
                 again = again.replace(body=body)
-            check_size(again, self._max_body_bytes)
+                check_size(again, self._max_body_bytes)
             queues = self._broker.route(again.topic) if grave is self._broker.unrouted else (grave,)
             if not queues:
                 raise Unroutable(again.topic, f"still nobody receives topic {again.topic!r}; the letter stays")

@@ -19,7 +19,7 @@ from typing import Any, Final, final
 import pika
 
 from rockbot_messaging.ports import Door
-from rockbot_messaging.rabbitmq.topology import Names, shared, work
+from rockbot_messaging.rabbitmq.topology import Names, Topology, shared, work
 from tests.benchmarks.host_path import ORDERS, TOPIC
 from tests.nodes.rabbitmq import RabbitNode
 
@@ -27,7 +27,8 @@ __all__ = ["CONTENDERS", "IN_FLIGHT", "PREFETCH", "broker_url", "measure"]
 
 PREFETCH: Final = ORDERS.prefetch
 IN_FLIGHT: Final = 100
-_NAMESPACE: Final = "bench"
+#: Ours alone, also on a server that others use: everything in it is removed at the end.
+_NAMESPACE: Final = f"bench-{os.getpid()}"
 _RUN_SECONDS: Final = 120
 
 #: What is run per contender and round: mode -> (module, arguments with places to fill in).
@@ -89,32 +90,45 @@ def measure(url: str, *, rounds: int, messages: int, say: Callable[[str], None])
     with contextlib.closing(pika.BlockingConnection(pika.URLParameters(url + "?heartbeat=0"))) as connection:
         channel = connection.channel()
         server = str(connection._impl.server_properties.get("version", "unknown"))
-        _declare(channel, names, server_major=int(server.split(".")[0]))
+        topology = _topology(names, server_major=int(server.split(".")[0]))
+        _declare(channel, topology)
         contenders = list(CONTENDERS)
-        for number in range(rounds):
-            say(f"broker round {number + 1} of {rounds}")
-            for name in contenders[number % len(contenders) :] + contenders[: number % len(contenders)]:
-                for mode, (module, arguments) in CONTENDERS[name].items():
-                    if mode != "consume":
-                        channel.queue_purge(queue)
-                    results = _run(module, [argument.format(**values) for argument in arguments])
-                    if mode == "consume":
-                        _check_settled(channel, queue, name)
-                    for run, result in results.items():
-                        runs[name].setdefault(run, []).append(result)
-        channel.queue_purge(queue)
+        try:
+            for number in range(rounds):
+                say(f"broker round {number + 1} of {rounds}")
+                for name in contenders[number % len(contenders) :] + contenders[: number % len(contenders)]:
+                    for mode, (module, arguments) in CONTENDERS[name].items():
+                        if mode != "consume":
+                            channel.queue_purge(queue)
+                        results = _run(module, [argument.format(**values) for argument in arguments])
+                        if mode == "consume":
+                            _check_settled(channel, queue, name)
+                        for run, result in results.items():
+                            runs[name].setdefault(run, []).append(result)
+        finally:
+            _remove(channel, topology)
     return Samples(runs, server)
 
 
-def _declare(channel: Any, names: Names, *, server_major: int) -> None:
+def _topology(names: Names, *, server_major: int) -> Topology:
     """The same exchange and queue for all, with the arguments that our provider gives them."""
-    topology = shared(names, server_major=server_major) + work(names, ORDERS, server_major=server_major)
+    return shared(names, server_major=server_major) + work(names, ORDERS, server_major=server_major)
+
+
+def _declare(channel: Any, topology: Topology) -> None:
     for queue in topology.queues:
         channel.queue_declare(queue.name, durable=True, arguments=dict(queue.arguments))
     for exchange in topology.exchanges:
         channel.exchange_declare(exchange.name, exchange.kind, durable=True, arguments=dict(exchange.arguments))
     for binding in topology.bindings:
         channel.queue_bind(binding.queue, binding.exchange, binding.pattern)
+
+
+def _remove(channel: Any, topology: Topology) -> None:
+    for queue in topology.queues:
+        channel.queue_delete(queue.name)
+    for exchange in topology.exchanges:
+        channel.exchange_delete(exchange.name)
 
 
 def _run(module: str, arguments: list[str]) -> dict[str, dict[str, float]]:

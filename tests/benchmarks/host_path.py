@@ -1,7 +1,8 @@
 """A host cut down to the path of one message: registry, a chain of three links, the handler behind it, the dispatcher.
 
-The links do what cross-cutting links do (read the envelope, look at the clock, count) and pass the event on; the
-handler does no more than the handlers of the other contenders.
+Two of the links are the ones that every host has, logging (at WARNING, as the other contenders log nothing per message)
+and the deadline (which every message here has); the third reads the envelope as a policy does. The handler does no more
+than the handlers of the other contenders.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import ClassVar, final
 
-from rockbot.chain import Chain
+from rockbot.chain import Chain, Order
 from rockbot.context import Context
 from rockbot.dispatcher import Dispatcher
 from rockbot.errors import PermanentFailure
@@ -18,51 +19,27 @@ from rockbot.events.event import Event
 from rockbot.events.registry import EventRegistry
 from rockbot.handler import CallNext
 from rockbot.outgoing import Outgoing
+from rockbot_handlers.deadline.link import DeadlineLink
+from rockbot_handlers.logging.link import LoggingLink
 from rockbot_messaging.clock import SystemClock
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.identity import derive_id
 from rockbot_messaging.ports import MessagePublisher
 from rockbot_messaging.subscriptions import WorkSubscription
-from tests.benchmarks.order import BODY, Order
+from tests.benchmarks.order import BODY
+from tests.benchmarks.order import Order as OrderBody
 
 __all__ = ["ORDERS", "TOPIC", "OrderPlaced", "dispatcher", "envelope"]
-
-logger = logging.getLogger("rockbot.bench")
 
 TOPIC = "bench.order"
 ORDERS = WorkSubscription(name="orders", patterns=("bench.#",), prefetch=100)
 
 
-class OrderPlaced(Order, Event):
+class OrderPlaced(OrderBody, Event):
     """The order as an event of ours."""
 
     type_name: ClassVar[str] = "bench.order"
     topics: ClassVar[tuple[str, ...]] = ("bench.*",)
-
-
-@final
-class LogLink:
-    """Logs at DEBUG, which is off."""
-
-    handles = (Event,)
-
-    async def handle(self, event: Event, context: Context, call_next: CallNext) -> None:
-        if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("begins", extra={"message_id": context.envelope.message_id})
-        await call_next(event, context)
-
-
-@final
-class DeadlineLink:
-    """Refuses what nobody waits for any more."""
-
-    handles = (Event,)
-
-    async def handle(self, event: Event, context: Context, call_next: CallNext) -> None:
-        remaining = context.remaining
-        if remaining is not None and remaining <= 0:
-            raise PermanentFailure("expired")
-        await call_next(event, context)
 
 
 @final
@@ -93,14 +70,16 @@ class WorkHandler:
 
 def dispatcher(publisher: MessagePublisher, work: Callable[[], Awaitable[None]]) -> Dispatcher:
     """The path with a handler that awaits `work` for every message."""
+    quiet = logging.getLogger("rockbot.bench")
+    quiet.setLevel(logging.WARNING)
     clock = SystemClock()
     registry = EventRegistry([OrderPlaced])
     chain = Chain(
         [
-            (100, "log", LogLink()),
-            (200, "deadline", DeadlineLink()),
-            (500, "tenant", TenantLink()),
-            (1000, "work", WorkHandler(work)),
+            (Order.LOGGING, "logging", LoggingLink(quiet)),
+            (Order.DEADLINE, "deadline", DeadlineLink()),
+            (Order.POLICY, "tenant", TenantLink()),
+            (Order.WORK, "work", WorkHandler(work)),
         ],
         registry,
     )

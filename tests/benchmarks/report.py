@@ -27,7 +27,12 @@ _LIBRARIES: Final = ("aio-pika", "aiormq", "pamqp", "faststream", "pydantic", "w
 #: What the project wants of itself; a figure is compared with `<=` when it is a cost, with `>=` when it is a rate.
 TARGETS: Final[tuple[tuple[str, str, str, float], ...]] = (
     ("RabbitMQ consume, CPU per message, x aio-pika", "broker consume rockbot cpu_x", "<=", 1.0),
-    ("in memory, events/s, publish to settle", "embedded memory: publish to settle rate", ">=", 15_000),
+    (
+        "in memory, events per second of one core, publish to settle",
+        "embedded memory: publish to settle core_rate",
+        ">=",
+        15_000,
+    ),
     ("sandbox round trip, python, ms", "sandbox python median_ms", "<=", 5.0),
     ("sandbox round trip, javascript, ms", "sandbox javascript median_ms", "<=", 3.0),
 )
@@ -83,6 +88,7 @@ def summarise(
         result["embedded"][path] = {
             "rate": median(sample["rate"] for sample in samples),
             "cpu": median(sample["cpu"] for sample in samples),
+            "core_rate": median(10_000 / sample["cpu"] for sample in samples),
             "decode_us": median(sample["decode_us"] for sample in samples),
             "decode_x": median(sample["cpu"] * 100 / sample["decode_us"] for sample in samples),
         }
@@ -149,10 +155,21 @@ def render(machine: dict[str, Any], summary: dict[str, Any]) -> str:
         parts.append(_table(head, rows))
     if summary["embedded"]:
         rows = [
-            (path, f"{its['rate']:,.0f}", f"{1e6 / its['rate']:.1f}", f"{its['cpu']:.2f}", f"{its['decode_x']:.2f}")
+            (
+                path,
+                f"{its['rate']:,.0f}",
+                f"{its['core_rate']:,.0f}",
+                f"{its['cpu'] * 100:.1f}",
+                f"{its['cpu']:.2f}",
+                f"{its['decode_x']:.2f}",
+            )
             for path, its in summary["embedded"].items()
         ]
-        parts.append(_table(("in one process", "events/s", "µs/message", "CPU s/10k", "x bare decode"), rows))
+        parts.append(
+            _table(
+                ("in one process", "events/s", "per core second", "CPU µs/message", "CPU s/10k", "x bare decode"), rows
+            )
+        )
     if summary["sandbox"]:
         rows = [
             (

@@ -13,6 +13,7 @@ import pstats
 import sys
 import time
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, final
 
 __all__ = ["Phases", "Window", "report", "run"]
@@ -101,4 +102,5 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         asyncio.run(main)
     finally:
         profile.disable()
+        print(f"{Path(sys.argv[0]).stem} {sys.argv[1]}", file=sys.stderr)
         pstats.Stats(profile, stream=sys.stderr).strip_dirs().sort_stats("tottime").print_stats(45)

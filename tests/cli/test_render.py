@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 import pytest
 from hypothesis import given
@@ -26,14 +27,18 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    stream = Terminal()
+def colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal that can show colours, 100 columns wide."""
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setattr(sys, "stdout", stream)
-    monkeypatch.setattr(sys, "stderr", stream)
-    return stream
+
+
+@contextmanager
+def terminal() -> Iterator[Terminal]:
+    """Both streams on one terminal. (Within a test: pytest puts its own streams back before it.)"""
+    stream = Terminal()
+    with redirect_stdout(stream), redirect_stderr(stream):
+        yield stream
 
 
 def letter(**changes: object) -> LetterSummary:
@@ -74,35 +79,38 @@ def test_an_empty_result_says_so_to_people_and_nothing_to_programs(capsys: pytes
     assert capsys.readouterr().out == "nothing\n"
 
 
-def test_a_terminal_gets_a_table_with_colours(terminal: Terminal) -> None:
-    Screen().show((), [GRID])
-    text = terminal.getvalue()
-    assert "\x1b[" in text
-    assert "[bold]2[/bold]" in text
+@pytest.mark.usefixtures("colours")
+def test_a_terminal_gets_a_table_with_colours() -> None:
+    with terminal() as screen:
+        Screen().show((), [GRID])
+    assert "\x1b[" in screen.getvalue()
+    assert "[bold]2[/bold]" in screen.getvalue()
 
 
-@pytest.mark.parametrize("way", ["flag", "NO_COLOR", "TERM"])
-def test_colours_can_be_switched_off(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+@pytest.mark.usefixtures("colours")
+@pytest.mark.parametrize("way", ["none", "flag", "NO_COLOR", "TERM"])
+def test_colours_can_be_switched_off(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     if way == "NO_COLOR":
         monkeypatch.setenv("NO_COLOR", "1")
     elif way == "TERM":
         monkeypatch.setenv("TERM", "dumb")
-    Screen(color=way != "flag").say("trouble", "warn")
-    assert "trouble" in terminal.getvalue()
-    assert "\x1b[33m" not in terminal.getvalue()
+    with terminal() as screen:
+        Screen(color=way != "flag").say("trouble", "warn")
+    assert "trouble" in screen.getvalue()
+    assert ("\x1b[33m" in screen.getvalue()) is (way == "none")
 
 
-def test_a_narrow_terminal_gets_shortened_ids_and_fewer_columns(
-    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Screen().show((), letters_blocks([letter()]))
-    narrow = terminal.getvalue()
-    assert "01234567" in narrow
-    assert "012345678" not in narrow
-    assert "TOPIC" not in narrow
+@pytest.mark.usefixtures("colours")
+def test_a_narrow_terminal_gets_shortened_ids_and_fewer_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    with terminal() as narrow:
+        Screen().show((), letters_blocks([letter()]))
+    assert "01234567" in narrow.getvalue()
+    assert "012345678" not in narrow.getvalue()
+    assert "TOPIC" not in narrow.getvalue()
     monkeypatch.setenv("COLUMNS", "160")
-    Screen().show((), letters_blocks([letter()]))
-    assert "TOPIC" in terminal.getvalue()
+    with terminal() as wide:
+        Screen().show((), letters_blocks([letter()]))
+    assert "TOPIC" in wide.getvalue()
 
 
 def test_a_pipe_gets_whole_ids(capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,18 +123,19 @@ def test_a_line_of_a_table_stays_a_line(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out.splitlines()[1].endswith("two lines\\x1b[31m")
 
 
-def test_a_terminal_never_gets_a_messages_escapes(terminal: Terminal) -> None:
-    screen = Screen(color=False)
+@pytest.mark.usefixtures("colours")
+def test_a_terminal_never_gets_a_messages_escapes() -> None:
     hostile = "\x1b]0;owned\x07\x9b2J\u202e"
-    screen.show((), [Prose(hostile, "t"), Facts((("l", hostile),)), Grid(("A",), [(hostile,)])])
-    screen.text(hostile)
-    screen.say(hostile)
-    screen.error("code", hostile, hostile)
-    text = terminal.getvalue()
+    with terminal() as shown:
+        screen = Screen()
+        screen.show((), [Prose(hostile, "t"), Facts((("l", hostile),)), Grid(("A",), [(hostile,)])])
+        screen.text(hostile)
+        screen.say(hostile)
+        screen.error("code", hostile, hostile)
+    text = shown.getvalue()
+    assert text.count("owned") == 7
+    assert not {"\x07", "\x9b", "\u202e"} & set(text)
     assert "\x1b]" not in text
-    assert "\x07" not in text
-    assert "\x9b" not in text
-    assert "\u202e" not in text
 
 
 def test_an_answer_goes_into_a_pipe_unchanged(capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,7 +54,9 @@ def raising(exc: BaseException) -> Act:
 
 
 class Bench:
-    def __init__(self, act: Act = nothing, fails: Callable[[MessageEnvelope], Exception | None] = lambda _: None) -> None:
+    def __init__(
+        self, act: Act = nothing, fails: Callable[[MessageEnvelope], Exception | None] = lambda _: None
+    ) -> None:
         self.clock = FakeClock()
         self.desk = Desk(fails)
         self.dispatcher = Dispatcher(
@@ -402,5 +404,3 @@ async def test_cancellation_while_publishing_passes_through() -> None:
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-
-

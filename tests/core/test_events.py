@@ -65,7 +65,9 @@ MESSAGES = st.builds(
         CONTENT
         | st.builds(ThinkingPart, provider=TEXT, data=st.dictionaries(TEXT, ANYTHING, max_size=2))
         | st.builds(ToolCallPart, call_id=TEXT, tool=TEXT, arguments=st.dictionaries(TEXT, ANYTHING, max_size=2))
-        | st.builds(ToolResultPart, call_id=TEXT, parts=st.lists(CONTENT, max_size=2).map(tuple), is_error=st.booleans()),
+        | st.builds(
+            ToolResultPart, call_id=TEXT, parts=st.lists(CONTENT, max_size=2).map(tuple), is_error=st.booleans()
+        ),
         max_size=3,
     ).map(tuple),
 )
@@ -77,10 +79,19 @@ EVENTS = st.one_of(
         conversation_id=st.none() | st.text(min_size=1, max_size=20),
         timeout_seconds=st.none() | st.floats(0.001, 1000),
     ),
-    st.builds(LlmRequest, model=TEXT, system=TEXT, messages=st.lists(MESSAGES, max_size=3).map(tuple), tools=st.just((SPEC,))),
-    st.builds(LlmResponse, message=MESSAGES, stop_reason=st.sampled_from(get_args(StopReason)), usage=st.just(Usage(input_tokens=3))),
+    st.builds(
+        LlmRequest, model=TEXT, system=TEXT, messages=st.lists(MESSAGES, max_size=3).map(tuple), tools=st.just((SPEC,))
+    ),
+    st.builds(
+        LlmResponse,
+        message=MESSAGES,
+        stop_reason=st.sampled_from(get_args(StopReason)),
+        usage=st.just(Usage(input_tokens=3)),
+    ),
     st.builds(ToolInvoke, tool=TEXT, arguments=st.dictionaries(TEXT, ANYTHING, max_size=3), call_id=TEXT),
-    st.builds(ToolResult, call_id=TEXT, tool=TEXT, parts=st.lists(CONTENT, max_size=3).map(tuple), is_error=st.booleans()),
+    st.builds(
+        ToolResult, call_id=TEXT, tool=TEXT, parts=st.lists(CONTENT, max_size=3).map(tuple), is_error=st.booleans()
+    ),
     st.builds(
         AgentResponse,
         task_id=TEXT,
@@ -90,7 +101,9 @@ EVENTS = st.one_of(
         error=st.none() | st.builds(ErrorInfo, code=TEXT, message=TEXT),
         parts=st.lists(CONTENT, max_size=2).map(tuple),
     ),
-    st.builds(AgentStatus, task_id=TEXT, conversation_id=TEXT, agent=TEXT, kind=st.just("stalled"), step=st.integers(0, 9)),
+    st.builds(
+        AgentStatus, task_id=TEXT, conversation_id=TEXT, agent=TEXT, kind=st.just("stalled"), step=st.integers(0, 9)
+    ),
     st.builds(StepStalled, message_id=TEXT, queue=TEXT, reason=TEXT),
     st.builds(StepExpired, message_id=TEXT),
     st.builds(TimerDue, timer_id=TEXT, purpose=TEXT, due_ms=st.integers(0, 2**50)),
@@ -161,7 +174,7 @@ SECRET = "the-private-text"
         f'{{"input": "x", "timeout_seconds": "{SECRET}"}}',
         f'"{SECRET}"',
         f'{{"input": "{SECRET}',
-        f'{SECRET}',
+        f"{SECRET}",
     ],
 )
 def test_errors_quote_no_bodies(body: str) -> None:
@@ -197,7 +210,9 @@ def test_events_do_not_change() -> None:
 
 def test_importing_the_events_loads_nothing_heavier_than_pydantic() -> None:
     code = "import sys, rockbot.events; print('\\n'.join(sorted({name.partition('.')[0] for name in sys.modules})))"
-    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    loaded = set(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    )
     heavy = {
         "aio_pika", "aiormq", "pamqp", "anthropic", "openai", "wasmtime", "fastapi", "starlette", "uvicorn", "httpx2",
         "typer", "rich", "dependency_injector", "pydantic_settings", "redis", "sqlalchemy", "kubernetes", "sqlite3",

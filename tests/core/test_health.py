@@ -61,7 +61,10 @@ async def test_a_real_bus_is_ready_once_open() -> None:
     made.started = True
     assert not made.ready()[0]
     await bus.open()
-    assert made.ready() == (True, {"started": True, "draining": False, "connected": True, "broker": "in memory, open", "idle_seconds": {}})
+    assert made.ready() == (
+        True,
+        {"started": True, "draining": False, "connected": True, "broker": "in memory, open", "idle_seconds": {}},
+    )
     await bus.close()
 
 

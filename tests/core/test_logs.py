@@ -18,7 +18,9 @@ from pydantic import SecretStr
 from rockbot.logs import JsonFormatter, LineFormatter, configure, redact
 
 
-def record(message: str = "it happened", *args: object, exc: BaseException | None = None, **extra: Any) -> logging.LogRecord:
+def record(
+    message: str = "it happened", *args: object, exc: BaseException | None = None, **extra: Any
+) -> logging.LogRecord:
     info = (type(exc), exc, exc.__traceback__) if exc else None
     made = logging.LogRecord("rockbot.test", logging.WARNING, __file__, 1, message, args, info)
     made.__dict__.update(extra)

@@ -116,7 +116,9 @@ def test_contributions_are_put_together_in_order() -> None:
         links=(Registration(Order.WORK, "work", Link(nothing, Ping)),), events=(Ping,), subscriptions=(work("a"),)
     )
     second = Contribution(
-        links=(Registration(Order.LOGGING, "log", Link(nothing)),), tools=(tool("add"),), addressed=(work("b"), work("a"))
+        links=(Registration(Order.LOGGING, "log", Link(nothing)),),
+        tools=(tool("add"),),
+        addressed=(work("b"), work("a")),
     )
     container = composed(first, second)
     assert dict(container.chain().describe())["test.ping"] == ["log", "work"]

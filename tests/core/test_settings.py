@@ -166,12 +166,14 @@ def test_an_error_names_the_last_source_that_set_the_key(monkeypatch: pytest.Mon
 
 def test_unknown_and_unreadable_secret_files_are_errors(secrets: Path) -> None:
     (secrets / "broker_ur").write_text("amqp://u:hidden@h")
-    with pytest.raises(ConfigError, match=r"unknown setting 'broker_ur' \(from secret files in .*\); did you mean") as caught:
+    with pytest.raises(
+        ConfigError, match=r"unknown setting 'broker_ur' \(from secret files in .*\); did you mean"
+    ) as caught:
         load()
     assert "hidden" not in str(caught.value)
     (secrets / "broker_ur").unlink()
     (secrets / "model").write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match="the secret file .*model cannot be read"):
+    with pytest.raises(ConfigError, match=r"the secret file .*model cannot be read"):
         load()
 
 

@@ -16,7 +16,7 @@ from rockbot.gateway.app import create_app
 from rockbot.gateway.server import serve
 from rockbot.operators.bus import BusOperator
 from rockbot.operators.models import Pipeline
-from rockbot_messaging import Ack, DeadLetter, Door, MessageEnvelope, RetryPolicy, Verdict, WorkSubscription
+from rockbot_messaging import Ack, DeadLetter, Door, MessageBus, MessageEnvelope, RetryPolicy, Verdict, WorkSubscription
 from rockbot_messaging.clock import RandomIds, SystemClock
 from rockbot_messaging.memory import MemoryBus
 
@@ -28,7 +28,7 @@ AGENT = WorkSubscription(
 class FakeAgent:
     """Answers in capitals; ``silent`` never, ``stall`` with a stalled step, ``fail`` with a failure."""
 
-    def __init__(self, bus: MemoryBus) -> None:
+    def __init__(self, bus: MessageBus) -> None:
         self.bus = bus
         self.seen: list[MessageEnvelope] = []
         self.asked = asyncio.Event()

@@ -115,11 +115,11 @@ class Play:
         for timer in decision.timers:
             self.timers[timer.id] = timer
         for command in decision.commands:
-            id = derive_id(envelope.message_id, command.name)
-            assert id not in self.sent, f"the command {command.name} left twice as {id}"
-            self.sent[id] = command
+            sent = derive_id(envelope.message_id, command.name)
+            assert sent not in self.sent, f"the command {command.name} left twice as {sent}"
+            self.sent[sent] = command
             if command.awaits_answer:
-                self.open[id] = command
+                self.open[sent] = command
         for signal in decision.signals:
             self.statuses.append((signal.event.kind, signal.event.tool))  # type: ignore[attr-defined]
         self.last = decision
@@ -128,9 +128,9 @@ class Play:
 
     def ask(self, text: str = "hello", *, id: str = "", **fields: Any) -> str:
         """A new task; its id."""
-        id = id or f"task{self._inputs}"
-        self.take(AgentTask(input=text), id=id, **fields)
-        return id
+        task = id or f"task{self._inputs}"
+        self.take(AgentTask(input=text), id=task, **fields)
+        return task
 
     def answer(self, event: Event, *, to: str | None = None) -> Decision[TurnRecord]:
         """Answer an open command: the only one, or that of the tool `to`."""
@@ -138,8 +138,8 @@ class Play:
 
     def call(self, tool_name: str | None = None) -> str:
         fits = [
-            id
-            for id, command in self.open.items()
+            call
+            for call, command in self.open.items()
             if tool_name is None or (isinstance(command.event, ToolInvoke) and command.event.tool == tool_name)
         ]
         assert len(fits) == 1, (tool_name, [command.name for command in self.open.values()])

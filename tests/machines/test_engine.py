@@ -14,7 +14,7 @@ from rockbot.context import Context, Emission
 from rockbot.errors import PermanentFailure
 from rockbot.events import AgentTask, Event, LlmRequest
 from rockbot.machines.engine import SNAPSHOT_EVERY, Engine
-from rockbot.machines.turn import TurnMachine, return_token
+from rockbot.machines.turn import TurnMachine
 from rockbot.machines.turn_state import AwaitingModel
 from rockbot.state.keys import conversation_key, key
 from rockbot.state.ports import Append, StateStore, VersionConflict
@@ -58,7 +58,9 @@ async def test_a_step_stores_and_then_emits_its_commands_and_signals(store: Stat
     assert row.value == b"5"
 
 
-async def test_a_copy_publishes_the_open_commands_again_and_decides_nothing(store: StateStore, clock: FakeClock) -> None:
+async def test_a_copy_publishes_the_open_commands_again_and_decides_nothing(
+    store: StateStore, clock: FakeClock
+) -> None:
     engine = Engine(Counting(), store)
     first = arrival(Add(amount=5), "m1", clock)
     await engine.step(STREAM, Add(amount=5), first)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from itertools import pairwise
 
 import pytest
 from core.desk import Desk
@@ -49,7 +50,7 @@ async def set_timers(store: StateStore, *timers: tuple[str, int], stream: str = 
             expected_version=loaded.version,
             records=(b"1",),
             handled=f"set{loaded.version}",
-            timers=tuple(Timer(id, due, pack(message(f"{id}@{due}", f"test.{id}"))) for id, due in timers),
+            timers=tuple(Timer(name, due, pack(message(f"{name}@{due}", f"test.{name}"))) for name, due in timers),
         )
     )
 
@@ -83,7 +84,7 @@ async def test_what_awaits_no_answer_is_done_once_sent_and_the_rest_is_sent_ever
         if await recovery(store, desk, clock).run_once():
             sent_at.append(second)
         clock.advance(10)
-    waits = [after - before for before, after in zip(sent_at, sent_at[1:], strict=False)]
+    waits = [after - before for before, after in pairwise(sent_at)]
     assert waits == sorted(waits)
     assert max(waits) <= 600
     assert desk.ids.count(receipt) == len(sent_at)
@@ -96,7 +97,7 @@ async def test_two_replicas_share_the_open_commands(store: StateStore, clock: Fa
     clock.advance(IDLE)
     desks = Desk(), Desk()
     await asyncio.gather(*(recovery(store, desk, clock, str(desk)).run_once() for desk in desks))
-    ids = [id for desk in desks for id in desk.ids]
+    ids = [sent for desk in desks for sent in desk.ids]
     assert len(ids) == len(set(ids)) == 60
 
 

@@ -12,7 +12,21 @@ from rockbot.events import LlmRequest
 MOVES = st.lists(
     st.tuples(
         st.sampled_from(
-            ["ask", "short", "answer", "answer", "answer", "tools", "again", "stall", "expire", "fire", "late", "wait", "refuse"]
+            [
+                "ask",
+                "short",
+                "answer",
+                "answer",
+                "answer",
+                "tools",
+                "again",
+                "stall",
+                "expire",
+                "fire",
+                "late",
+                "wait",
+                "refuse",
+            ]
         ),
         st.integers(0, 7),
     ),

@@ -6,6 +6,7 @@ a worker copied back.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Final, final
 
@@ -43,6 +44,7 @@ class AgentHandler:
         self._settings = settings
         self._state = state
         self._tools = tools
+        self._jitter = random.Random()  # noqa: S311 - spreads retries, no secret
 
     @property
     def handles(self) -> tuple[type[Event], ...]:
@@ -57,7 +59,7 @@ class AgentHandler:
         conversation_id = self._conversation_of(event, context)
         machine = TurnMachine(conversation_id, self._snapshot(name, agent), default_timeout=agent.timeout_seconds)
         stream = conversation_key(context.envelope.tenant, conversation_id)
-        await Engine(machine, self._state).step(stream, event, context)
+        await Engine(machine, self._state, jitter=self._jitter).step(stream, event, context)
 
     def _conversation_of(self, event: Event, context: Context) -> str:
         envelope = context.envelope

@@ -4,7 +4,7 @@ It is compiled, together with CPython, into a WebAssembly component. There is no
 modules imported while the component is built exist when a script runs. This file is never imported by the host.
 """
 # mypy: ignore-errors
-# ruff: noqa: S102, S307, S110, SIM105, SIM905, BLE001, A001, I001
+# ruff: noqa: S307, S110, SIM105, SIM905
 
 import ast
 import asyncio
