@@ -111,11 +111,11 @@ class Host:
 
     async def close(self) -> None:
         """Drain if that was not done, and disconnect; idempotent."""
-        if self._consumptions or self._loops:
-            await self.drain()
         async with AsyncExitStack() as closing:  # last in, first closed; one that fails keeps no other open
             for close in (self._server.close, self._store.close, self._bus.close, *reversed(self._closers)):
                 closing.push_async_callback(close)
+            if self._consumptions or self._loops:
+                closing.push_async_callback(self.drain)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Start, run until `stop` is set, drain, close. Raises what `start` raises."""
@@ -123,7 +123,10 @@ class Host:
         try:
             await stop.wait()
         finally:
-            handed_back = await self.drain()
-            if handed_back:
-                logger.info("deliveries were handed back at the end of the drain time", extra={"count": handed_back})
-            await self.close()
+            try:
+                if handed_back := await self.drain():
+                    logger.info(
+                        "deliveries were handed back at the end of the drain time", extra={"count": handed_back}
+                    )
+            finally:
+                await self.close()

@@ -6,6 +6,7 @@ provider carries it out in the safe order: store the new copy first, then forget
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import final
@@ -88,7 +89,7 @@ def _give_up(verdict: Retry, reason: str) -> DeadLetter:
 
 
 def _delay(envelope: MessageEnvelope, wait: float, now_ms: int) -> Delay:
-    return Delay(next_step(wait), envelope.replace(due_ms=now_ms + round(wait * 1000)))
+    return Delay(next_step(wait), envelope.replace(due_ms=now_ms + math.ceil(wait * 1000)))
 
 
 def _bury(envelope: MessageEnvelope, verdict: DeadLetter, queue: str, now_ms: int) -> Bury:

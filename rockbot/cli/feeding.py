@@ -21,10 +21,11 @@ from rockbot.cli.render import Block, Facts
 from rockbot.cli.views import step_line
 from rockbot.events.tasks import AgentResponse
 from rockbot.operator import Operator
-from rockbot.operators.faults import ExitCode, TimedOut
+from rockbot.operators.faults import ExitCode, InvalidRequest, TimedOut
 from rockbot.operators.models import LetterSummary
 from rockbot.settings import Settings
 from rockbot_messaging.clock import Clock, SystemClock
+from rockbot_messaging.errors import BodyTooLarge, InvalidTopic, Unroutable
 
 __all__ = ["Feeder"]
 
@@ -33,6 +34,8 @@ _TASK_TIMEOUT: Final = 300.0
 #: Seconds in which a message that was only published may still become a dead letter, and between two looks.
 _SETTLE_TIME: Final = 3.0
 _LOOK: Final = 0.02
+#: What is wrong with one line and says nothing about the next one.
+_REFUSED: Final = (Unroutable, InvalidTopic, InvalidRequest, BodyTooLarge)
 #: Letters of a queue that are looked at, the newest.
 _LETTERS: Final = 100
 
@@ -70,11 +73,11 @@ class Feeder:
         self._published: set[str] = set()
 
     async def run(self, path: Path, *, at_once: bool) -> int:
-        """Do every line, then show the dead letters. 5 when a task was not answered in time, else 0: a failed task and
-        a dead letter are outcomes that were shown.
+        """Do every line, then show the dead letters. 5 when a task was not answered in time, else 0: a failed task, a
+        line that was refused and a dead letter are outcomes that were shown.
 
         Raises:
-            Whatever the operator raises, except for one task's own timeout.
+            Whatever the operator raises that is no single line's fault.
         """
         since_ms = self._clock.now_ms()
         lines = _lines(path)
@@ -91,7 +94,11 @@ class Feeder:
         item = self._item(line)
         if isinstance(item, _Publish):
             self._screen.say(f"[{number}] {item.body[:200].decode('utf-8', 'replace')}", "strong")
-            message = await self._operator.publish(item.topic, item.body, type=item.type)
+            try:
+                message = await self._operator.publish(item.topic, item.body, type=item.type)
+            except _REFUSED as exc:
+                self._screen.say(str(exc), "bad")
+                return False
             self._published.add(message.message_id)
             self._screen.say(f"  .. published to {item.topic}", "dim")
             return False
@@ -112,6 +119,8 @@ class Feeder:
                         self._screen.signal(event, prefix + text, tone)
                         if event.kind == "stalled":
                             break
+        except _REFUSED as exc:
+            self._screen.say(str(exc), "bad")
         except TimedOut as exc:
             self._screen.say(str(exc), "bad")
             return True

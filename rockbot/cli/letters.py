@@ -107,9 +107,10 @@ async def discard(
     where: Where,
     reason: Annotated[str, typer.Option("--reason", help="Why, for the log.", show_default=False)],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-) -> None:
+) -> int:
     """Remove a dead letter for good."""
     from rockbot.cli.render import Prose
+    from rockbot.operators.faults import ExitCode
 
     if not reason.strip():
         raise typer.BadParameter("say why: --reason '...'")
@@ -119,9 +120,12 @@ async def discard(
             if not sys.stdin.isatty():
                 raise typer.BadParameter("there is nobody to ask: add --yes to discard it")
             call.screen.say(f"{letter.id} in {letter.queue}: {letter.reason}")
-            typer.confirm("Discard it for good?", abort=True, err=True)
+            if not typer.confirm("Discard it for good?", err=True):
+                call.screen.say("nothing was discarded")
+                return ExitCode.FAILURE
         gone = await operator.discard(letter.queue, letter.id, reason=reason)
     call.screen.show(gone, [Prose(f"discarded {gone.id} of {gone.queue}")])
+    return ExitCode.OK
 
 
 async def _find(operator: Operator, where: list[str]) -> LetterDetail:

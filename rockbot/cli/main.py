@@ -28,6 +28,8 @@ _EPILOG: Final = "\n\n".join(
     )
 )
 
+_INTERRUPTED: Final = 130
+
 app = typer.Typer(
     name="rockbot",
     no_args_is_help=True,
@@ -86,10 +88,9 @@ def run(arguments: Sequence[str]) -> int:
         result = typer.main.get_command(app).main(
             args=list(arguments), prog_name="rockbot", standalone_mode=False, obj=call
         )
-        return result if isinstance(result, int) else 0
+        code = result if isinstance(result, int) else 0
     except (KeyboardInterrupt, typer.Abort):
-        call.screen.error("interrupted", "interrupted")
-        return 130
+        code = _INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has seen enough; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -98,6 +99,9 @@ def run(arguments: Sequence[str]) -> int:
         return _usage(call.screen, exc)
     except Exception as exc:
         return _failed(call, exc)
+    if code == _INTERRUPTED:
+        call.screen.error("interrupted", "interrupted")
+    return code
 
 
 def _usage(screen: Screen, exc: typer.TyperException) -> int:

@@ -11,6 +11,7 @@ from rockbot.cli.invocation import Invocation, command
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Coroutine
 
     from rockbot.operator import Operator
     from rockbot.settings import Settings
@@ -57,22 +58,51 @@ async def up(
         raise typer.BadParameter(f"--feed names {feed}, which is no file")
     embedded = Embedded(settings)
     operator = embedded_operator(embedded)
-    app = create_app(operator, max_body_bytes=settings.host.max_body_bytes)
-    server = GatewayServer(app, settings.socket_path)
-    server.bind()
-    patience = asyncio.get_running_loop().call_later(_PATIENCE, call.screen.say, _STARTING, "dim")
-    try:
-        with stop_on_signals() as stop:
+    server = GatewayServer(create_app(operator, max_body_bytes=settings.host.max_body_bytes), settings.socket_path)
+    server.bind()  # before anything is opened: of two hosts on one socket the second one stops here
+
+    serving = asyncio.Event()
+
+    async def session() -> int:
+        patience = asyncio.get_running_loop().call_later(_PATIENCE, call.screen.say, _STARTING, "dim")
+        try:
             async with embedded:
                 patience.cancel()
                 await server.start()
+                if feed is None:
+                    serving.set()
                 try:
                     return await _work(call, settings, operator, stop, feed=feed, at_once=at_once, once=once)
                 finally:
                     await server.close()
+        finally:
+            patience.cancel()
+            await server.close()
+
+    with stop_on_signals() as stop:
+        return await _unless_stopped(session(), stop, serving)
+
+
+async def _unless_stopped(work: Coroutine[Any, Any, int], stop: asyncio.Event, serving: asyncio.Event) -> int:
+    """The result of `work`. A signal cancels it (exit code 130) unless it is `serving`: then it looks at `stop` itself."""
+    import asyncio
+
+    from rockbot.operators.faults import ExitCode
+
+    task = asyncio.create_task(work, name="session")
+    stopped = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        if not serving.is_set():
+            task.cancel()
+        try:
+            return await task
+        except asyncio.CancelledError:
+            return ExitCode.INTERRUPTED
     finally:
-        patience.cancel()
-        await server.close()
+        stopped.cancel()
 
 
 async def _work(
@@ -85,31 +115,19 @@ async def _work(
     at_once: bool,
     once: bool,
 ) -> int:
-    import asyncio
-
     from rockbot.operators.faults import ExitCode
 
-    if feed is None:
-        call.screen.say(f"RockBot is up: model {settings.model_name}, socket {settings.socket_path}", "good")
-        if once:
-            return ExitCode.PROBLEMS if (await operator.doctor()).worst == "fail" else ExitCode.OK
-        agent = settings.default_agent
-        call.screen.say(f"try: rockbot ask {agent} 'What is 6 times 7?'   (Ctrl-C stops)", "dim")
-        await stop.wait()
-        return ExitCode.OK
-    from rockbot.cli.feeding import Feeder
+    if feed is not None:
+        from rockbot.cli.feeding import Feeder
 
-    work = asyncio.create_task(Feeder(call, operator, settings).run(feed, at_once=at_once), name="feed")
-    stopped = asyncio.create_task(stop.wait(), name="stop")
-    try:
-        await asyncio.wait((work, stopped), return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise KeyboardInterrupt
-        return work.result()
-    finally:
-        for task in (work, stopped):
-            task.cancel()
-        await asyncio.gather(work, stopped, return_exceptions=True)
+        return await Feeder(call, operator, settings).run(feed, at_once=at_once)
+    call.screen.say(f"RockBot is up: model {settings.model_name}, socket {settings.socket_path}", "good")
+    if once:
+        return ExitCode.PROBLEMS if (await operator.doctor()).worst == "fail" else ExitCode.OK
+    agent = settings.default_agent
+    call.screen.say(f"try: rockbot ask {agent} 'What is 6 times 7?'   (Ctrl-C stops)", "dim")
+    await stop.wait()
+    return ExitCode.OK
 
 
 async def run(

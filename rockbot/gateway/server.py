@@ -12,12 +12,14 @@ import socket
 import stat
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 import uvicorn
-from fastapi import FastAPI
 
 from rockbot.operators.faults import SocketTaken
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 __all__ = ["GatewayServer", "serve"]
 
@@ -28,7 +30,7 @@ _LONGEST_PATH: Final = 107
 
 
 @contextlib.asynccontextmanager
-async def serve(app: FastAPI, socket_path: Path) -> AsyncIterator[GatewayServer]:
+async def serve(app: ASGIApp, socket_path: Path) -> AsyncIterator[GatewayServer]:
     """Serve while the block runs.
 
     Raises:
@@ -68,7 +70,7 @@ class GatewayServer:
     and `start` waits.
     """
 
-    def __init__(self, app: FastAPI, socket_path: Path) -> None:
+    def __init__(self, app: ASGIApp, socket_path: Path) -> None:
         self.path = socket_path
         config = uvicorn.Config(
             app,

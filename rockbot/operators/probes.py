@@ -75,23 +75,35 @@ def state_probe(store: StateStore, address: str) -> Probe:
 
 
 def service_probe(name: str, service: Described) -> Probe:
-    """What a service says of itself; anything it lists as missing is a warning."""
+    """What a service says of itself; anything it lists as ``missing``, at any depth, is a warning."""
 
     async def probe() -> Check:
-        facts = dict(service.describe())
-        missing = facts.pop("missing", None)
-        detail = ", ".join(f"{key} {_plain(value)}" for key, value in facts.items()) or "running"
+        facts = service.describe()
+        missing = _missing(facts)
+        told = [_fact(key, value) for key, value in facts.items() if key != "missing"]
+        detail = "; ".join(fact for fact in told if fact) or "running"
         if missing:
-            advice = f"this machine does not offer it: {_plain(missing)}"
+            advice = f"this machine does not offer: {', '.join(missing)}"
             return Check(name=f"service {name}", status="warn", detail=detail, advice=advice)
         return Check(name=f"service {name}", status="ok", detail=detail)
 
     return probe
 
 
-def _plain(value: object) -> str:
+def _missing(facts: Mapping[str, Any]) -> list[str]:
+    found: list[str] = []
+    for key, value in facts.items():
+        if isinstance(value, Mapping):
+            found += _missing(value)
+        elif key == "missing" and value:
+            found += [value] if isinstance(value, str) else [str(item) for item in value]
+    return found
+
+
+def _fact(key: str, value: object) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+        inner = ", ".join(_fact(str(name), item) for name, item in value.items() if name != "missing")
+        return f"{key}: {inner}" if inner else ""
     if isinstance(value, (list, tuple, set, frozenset)):
-        return ", ".join(_plain(item) for item in value)
-    return str(value)
+        return f"{key} {' '.join(map(str, value))}"
+    return f"{key} {value}"

@@ -64,17 +64,21 @@ class MemoryBus:
 
     @property
     def publisher(self) -> MemoryBus:
+        """This object."""
         return self
 
     @property
     def subscriber(self) -> MemoryBus:
+        """This object."""
         return self
 
     @property
     def dead_letters(self) -> MemoryDeadLetters:
+        """The broker's dead letters, of all connections."""
         return self._dead_letters
 
     async def open(self) -> None:
+        """Connect; the first connection of a broker opens its storage. Raises `BrokerUnreachable` if that cannot be."""
         if self._state == "open":
             return
         if self._state != "not opened":
@@ -83,11 +87,13 @@ class MemoryBus:
         self._state = "open"
 
     async def declare(self, subscriptions: Iterable[WorkSubscription]) -> None:
+        """Make missing queues and bindings; bindings are not kept in a storage, so a process declares at each start."""
         self._check_open()
         for subscription in subscriptions:
             self.broker.work_queue(subscription.name, subscription.patterns)
 
     async def publish(self, envelope: MessageEnvelope, *, door: Door = Door.COMMANDS) -> None:
+        """See `MessagePublisher.publish`; with a storage it returns after the commit."""
         self._check_open()
         check_topic(envelope.topic)
         check_size(envelope, self._max_body_bytes)
@@ -96,6 +102,7 @@ class MemoryBus:
             await asyncio.sleep(0)
 
     async def publish_many(self, envelopes: Sequence[MessageEnvelope], *, door: Door = Door.COMMANDS) -> None:
+        """See `MessagePublisher.publish_many`; with a storage few commits take them all."""
         self._check_open()
         if self.broker.storage is not None and door is not Door.LOSSY:
             # Started in order, so stored in order, and one transaction takes whatever is waiting.
@@ -114,6 +121,7 @@ class MemoryBus:
             raise problems[0]
 
     async def send(self, envelope: MessageEnvelope, *, address: str) -> None:
+        """See `MessagePublisher.send`."""
         self._check_open()
         check_topic(envelope.topic)
         check_size(envelope, self._max_body_bytes)
@@ -123,6 +131,7 @@ class MemoryBus:
         await self.broker.store(on_the_wire(envelope, self._user_id), (queue,))
 
     async def subscribe(self, subscription: Subscription, handler: MessageHandler) -> MemoryConsumption:
+        """See `MessageSubscriber.subscribe`."""
         self._check_open()
         work = isinstance(subscription, WorkSubscription)
         make = self.broker.work_queue if work else self.broker.watch_queue
@@ -143,10 +152,12 @@ class MemoryBus:
         return consumption
 
     def health(self) -> BusHealth:
+        """Connected from `open` to `close`; nothing here can be idle."""
         connected = self._state == "open"
         return BusHealth(connected=connected, detail=f"in memory, {self._state}", idle_seconds={})
 
     async def close(self) -> None:
+        """Hand back what is in hand and disconnect; the last connection closes the storage."""
         async with self._closing:
             was_open, self._state = self._state == "open", "closed"
             for consumption in tuple(self._running):

@@ -78,6 +78,7 @@ class MemoryConsumption:
 
     @property
     def address(self) -> str:
+        """The queue's name."""
         return self._queue.name
 
     def start(self) -> None:
@@ -85,6 +86,7 @@ class MemoryConsumption:
         self._queue.join(self)
 
     def take(self, stored: Stored) -> None:
+        """Have a delivery in hand: begin with it, or keep it until another is done."""
         self.credit -= 1
         if len(self._tasks) < self._parallelism:
             self._begin(stored)
@@ -92,6 +94,7 @@ class MemoryConsumption:
             self._waiting.append(stored)
 
     async def stop(self, *, timeout: float) -> int:
+        """See `Consumption.stop`; what nobody began to handle goes back at once."""
         returned = self._end()
         if self._tasks and timeout > 0:
             try:

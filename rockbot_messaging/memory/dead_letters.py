@@ -40,6 +40,7 @@ class MemoryDeadLetters:
         self._working = asyncio.Lock()
 
     async def queues(self) -> list[DeadLetterQueue]:
+        """Those of every work queue that was declared or has messages; the unrouted queue last."""
         self._check_open()
         prefix = f"{self._broker.namespace}."
         listed = [
@@ -51,14 +52,17 @@ class MemoryDeadLetters:
         return [*listed, DeadLetterQueue(name=unrouted.name, subscription=UNROUTED, depth=len(unrouted.dead))]
 
     async def letters(self, queue: str, *, limit: int = 50, offset: int = 0) -> list[Letter]:
+        """See `DeadLetters.letters`."""
         grave = self._grave(queue)
         return [self._letter(grave, stored) for stored in islice(grave.dead.values(), offset, offset + limit)]
 
     async def letter(self, queue: str, letter_id: str) -> Letter:
+        """See `DeadLetters.letter`; of several copies of one message the oldest is meant."""
         grave = self._grave(queue)
         return self._letter(grave, self._find(grave, letter_id))
 
     async def replay(self, queue: str, letter_id: str, *, body: bytes | None = None) -> MessageEnvelope:
+        """See `DeadLetters.replay`; raises `BodyTooLarge` for a mended body over the limit."""
         async with self._working:
             grave = self._grave(queue)
             letter = self._find(grave, letter_id)
@@ -74,6 +78,7 @@ class MemoryDeadLetters:
         return again
 
     async def discard(self, queue: str, letter_id: str, *, reason: str) -> Letter:
+        """See `DeadLetters.discard`."""
         async with self._working:
             grave = self._grave(queue)
             stored = self._find(grave, letter_id)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import sqlite3
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -41,6 +42,11 @@ class _Change(NamedTuple):
     done: asyncio.Future[None]
 
 
+#: Seconds between two attempts to begin a transaction while another connection writes; they grow from the one to the other.
+_FIRST_PAUSE: Final = 0.0002
+_LONGEST_PAUSE: Final = 0.002
+
+
 @final
 class SqliteBusStorage:
     """Implements `BusStorage` on a file, with ``synchronous=FULL``: what is confirmed survives loss of power.
@@ -63,6 +69,7 @@ class SqliteBusStorage:
         self._writer: asyncio.Task[None] | None = None
 
     async def open(self) -> list[Row]:
+        """See `BusStorage.open`."""
         if self._thread is None:
             self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bus-sqlite")
         try:
@@ -75,6 +82,7 @@ class SqliteBusStorage:
             raise
 
     def apply(self, puts: Sequence[Row], removals: Sequence[int]) -> asyncio.Future[None]:
+        """See `BusStorage.apply`."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         if self._thread is None:
@@ -86,6 +94,7 @@ class SqliteBusStorage:
         return done
 
     async def close(self) -> None:
+        """See `BusStorage.close`."""
         while self._writer is not None:
             await asyncio.wait([self._writer])
         thread, self._thread = self._thread, None
@@ -125,6 +134,7 @@ class SqliteBusStorage:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute(_SCHEMA)
+        connection.execute("PRAGMA busy_timeout=0")  # `_begin` waits in its stead
         return [
             Row(
                 number=number,
@@ -152,7 +162,7 @@ class SqliteBusStorage:
         if connection is None:
             return sqlite3.ProgrammingError("the file is closed")
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            self._begin(connection)
             connection.executemany(_PUT, [_values(row) for change in batch for row in change.puts])
             connection.executemany(_REMOVE, [(number,) for change in batch for number in change.removals])
             connection.execute("COMMIT")
@@ -161,6 +171,20 @@ class SqliteBusStorage:
                 connection.execute("ROLLBACK")
             return exc
         return None
+
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        """Begin to write, asking often: SQLite's own waiting doubles its pauses up to 100 ms and starves beside a store."""
+        until = time.monotonic() + self._busy_seconds
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as exc:
+                if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+            time.sleep(pause)
+            pause = min(pause * 1.5, _LONGEST_PAUSE)
 
     def _close(self) -> None:
         if self._connection is not None:

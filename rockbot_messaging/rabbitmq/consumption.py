@@ -34,6 +34,8 @@ _log = logging.getLogger("rockbot_messaging.rabbitmq")
 
 #: Seconds between two attempts to consume again while the connection itself stands.
 _AGAIN: Final = 0.25
+#: Seconds that a queue gets to accept a consumer.
+_CONSUME_TIMEOUT: Final = 20.0
 #: Seconds that cancelled handlers get to end.
 _GRACE: Final = 5.0
 
@@ -207,10 +209,14 @@ class RabbitConsumption:
         content.receive(deliver)
         self._cancelled.clear()
         try:
-            await channel.rpc.basic_qos(prefetch_count=self._what.prefetch)
-            channel.rpc.on_consumer_cancel_callbacks.add(self._on_cancel)
-            consume = await channel.rpc.basic_consume(self._what.queue, _never)
-        except (AMQPError, OSError, RuntimeError) as exc:
+            # A quorum queue without a leader does not answer at all.
+            async with asyncio.timeout(_CONSUME_TIMEOUT):
+                await channel.rpc.basic_qos(prefetch_count=self._what.prefetch)
+                channel.rpc.on_consumer_cancel_callbacks.add(self._on_cancel)
+                consume = await channel.rpc.basic_consume(self._what.queue, _never)
+        except (AMQPError, OSError, RuntimeError, TimeoutError) as exc:
+            if isinstance(exc, TimeoutError):
+                _log.warning("queue %s did not accept a consumer within %g s", self._what.queue, _CONSUME_TIMEOUT)
             await channel.close()
             raise ChannelLost(str(exc) or type(exc).__name__) from exc
         except BaseException:

@@ -235,10 +235,9 @@ def to_properties(
         headers["tracestate"] = envelope.tracestate
     if passed_on and user is not None and envelope.user_id not in (None, user):
         headers[_USER] = envelope.user_id
-    for name, value in envelope.headers.items():
+    if envelope.headers:
         # What only the broker or this package may say does not travel as somebody's free header.
-        if not name.startswith((HEADER_PREFIX, "x-")) and name not in _NOT_FREE:
-            headers[name] = value
+        headers.update(_free(envelope.headers))
     headers.update(extra)
     return Properties(
         content_type=envelope.content_type,

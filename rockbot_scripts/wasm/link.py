@@ -75,16 +75,13 @@ class WorkerLink:
     @classmethod
     async def start(cls, config: WorkerConfig) -> WorkerLink:
         """Start a worker and wait until it is locked and ready; raises WorkerRefused or WorkerDied."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-I", "-m", "rockbot_scripts.wasm.worker", config.argument(),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={},
-            cwd="/",
-            start_new_session=True,
-            limit=_LARGE_READ,
-        )  # fmt: skip
+        # Creating a process is not to be cut short: asyncio would lose the process it just made.
+        creating = asyncio.create_task(_create(config.argument()))
+        try:
+            process = await asyncio.shield(creating)
+        except asyncio.CancelledError:
+            await cls(await creating).end()
+            raise
         link = cls(process)
         try:
             async with asyncio.timeout(START_SECONDS):
@@ -184,3 +181,17 @@ class WorkerLink:
         """Kill the worker and wait until it is gone."""
         self.kill()
         await asyncio.shield(self.ended())
+
+
+async def _create(argument: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-I", "-m", "rockbot_scripts.wasm.worker", argument),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={},
+        cwd="/",
+        start_new_session=True,
+        limit=_LARGE_READ,
+    )

@@ -122,10 +122,8 @@ class WasmPool:
             pause = _FIRST_PAUSE
             self._failures = 0
             self._trouble.clear()
-            try:
-                await link.ended()
-            finally:
-                self._links.discard(link)
+            await link.ended()
+            self._links.discard(link)
             self._replaced += 1
             link = None
 

@@ -74,6 +74,19 @@ async def test_letters_of_an_earlier_run_are_not_told_again(
     assert err.splitlines()[-1] == "no dead letters"
 
 
+async def test_a_line_that_is_refused_does_not_stop_the_next_one(
+    host: FakeHost, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "tasks.jsonl"
+    path.write_text('{"agent": "nobody", "input": "x"}\n{"topic": "a b", "body": "x"}\n{"input": "fine"}\n')
+    assert await feeder(host).run(path, at_once=False) == 0
+    out, err = capsys.readouterr()
+    assert "FINE\n" in out
+    assert "no running host has an agent 'nobody'" in err
+    assert "'a b' is not a legal topic" in err
+    assert "rockbot dlq replay unrouted" in out
+
+
 async def test_programs_get_answers_and_letters_as_lines(
     host: FakeHost, feed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -109,6 +109,35 @@ def test_a_feed_is_done_and_its_dead_letter_survives(
     assert finish(host)[0] == 0
 
 
+def test_a_feed_that_is_interrupted_ends_with_130_and_leaves_no_socket(
+    rockbot: Callable[..., subprocess.Popen[str]], folder: Path
+) -> None:
+    # No handler takes model calls, so the task waits until somebody has had enough.
+    (folder / "rockbot.toml").write_text('handlers = ["logging", "agent"]\nmodel = "scripted/demo"\n')
+    (folder / "tasks.jsonl").write_text('{"input": "hello"}\n')
+    host = rockbot("up", "--feed", "tasks.jsonl")
+    until(host, "accepted")
+    host.send_signal(signal.SIGINT)
+    code, out, err = finish(host)
+    assert (code, out) == (130, ""), err
+    assert not (folder / "s").exists()
+
+
+def test_asking_can_be_interrupted(rockbot: Callable[..., subprocess.Popen[str]], folder: Path) -> None:
+    (folder / "rockbot.toml").write_text('handlers = ["logging", "agent"]\n')
+    host = rockbot("up")
+    try:
+        until(host, "RockBot is up")
+        asking = rockbot("ask", "assistant", "hello")
+        until(asking, "accepted")
+        asking.send_signal(signal.SIGINT)
+        code, out, err = finish(asking)
+        assert (code, out, err) == (130, "", "  .. asking scripted/demo\nerror: interrupted\n")
+    finally:
+        host.send_signal(signal.SIGTERM)
+    assert finish(host)[0] == 0
+
+
 def test_once_starts_looks_and_stops(rockbot: Callable[..., subprocess.Popen[str]]) -> None:
     code, _, err = finish(rockbot("up", "--once"))
     assert (code, "RockBot is up" in err) == (0, True)

@@ -38,6 +38,7 @@ from rockbot.state.memory import MemoryStateStore
 from rockbot.state.ports import StateStore
 from rockbot.state.sqlite import SqliteStateStore
 from rockbot_handlers.agent.plugin import plugin as agent_plugin
+from rockbot_handlers.deadline.plugin import plugin as deadline_plugin
 from rockbot_messaging.envelope import MessageEnvelope, ReturnAddress
 from rockbot_messaging.memory import MemoryBroker, MemoryBus
 from rockbot_messaging.ports import Door
@@ -124,7 +125,11 @@ class Town:
             store=self.make(),
             clock=self.clock,
             ids=SequenceIds(2 + len(self.hosts)),
-            plugins=[("agent", agent_plugin), *((f"p{at}", plugin) for at, plugin in enumerate(plugins))],
+            plugins=[
+                ("deadline", deadline_plugin),
+                ("agent", agent_plugin),
+                *((f"p{at}", plugin) for at, plugin in enumerate(plugins)),
+            ],
         ).host()
         await made.start()
         self.hosts.append(made)
@@ -275,6 +280,7 @@ async def test_a_dead_step_stalls_its_turn_and_a_replay_resumes_it(town: Town) -
     await town.client.dead_letters.replay("llm.scripted.interactive", letter.id)
     (response,) = await town.answered(1)
     assert (response.status, response.output) == ("completed", "you said hi")
+    assert letter.id not in worker.calls, "its own deadline had passed, so the call was made again under another id"
 
 
 async def test_a_deadline_ends_a_turn_whose_worker_never_answers(town: Town) -> None:

@@ -69,7 +69,7 @@ def move(play: Play, kind: str, number: int, timers: list[object]) -> None:
             play.clock.advance(number * 10)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(MOVES)
 def test_any_interleaving_gives_each_task_exactly_one_end(moves: list[tuple[str, int]]) -> None:
     play = Play(agent("add", "look", max_model_calls=4))

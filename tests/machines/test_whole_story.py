@@ -155,7 +155,7 @@ MOVES = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(MOVES)
 def test_every_task_is_answered_once_whatever_dies_on_the_way(moves: list[tuple[str, int]]) -> None:
     async def play() -> None:

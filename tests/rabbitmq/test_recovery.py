@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 from nodes.rabbitmq import RabbitNode
-
 from rabbitmq.harness import RabbitHarness
+
 from rockbot_messaging import Ack, MessageEnvelope, RetryPolicy, Verdict, WatchSubscription, WorkSubscription
 from rockbot_messaging.testing import Recorder
 from rockbot_messaging.testing.harness import buried, message
@@ -47,6 +47,7 @@ async def test_a_broker_killed_and_restarted_loses_nothing(rabbit_node: RabbitNo
     before = [message("job.before") for _ in range(20)]
     await bus.publisher.publish_many(before)
     await _until(lambda: len(seen) == 20)
+    await asyncio.to_thread(rabbit_node.remember_queues)
     await asyncio.to_thread(rabbit_node.kill)
     await _until(lambda: not bus.health().connected)
     during = [message("job.during") for _ in range(5)]

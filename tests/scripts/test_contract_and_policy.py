@@ -81,7 +81,9 @@ def test_every_status_has_a_sentence_that_names_its_limit() -> None:
     assert "exit code 3" in wording.sentence("error", limits, exit_code=3)
 
 
-@pytest.mark.parametrize("answer", [{}, {"status": "fine"}, {"status": "ok", "stdout": 5}, {"status": "ok", "wall_ms": "1"}])
+@pytest.mark.parametrize(
+    "answer", [{}, {"status": "fine"}, {"status": "ok", "stdout": 5}, {"status": "ok", "wall_ms": "1"}]
+)
 def test_a_malformed_answer_of_a_worker_is_no_result(answer: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="malformed"):
         wording.result(answer, ScriptLimits(), engine="e")

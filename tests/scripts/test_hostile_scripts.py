@@ -1,5 +1,6 @@
 """Scripts that mean harm. Each comes back as a clear result within its limit, and the next run is served as usual."""
 
+# ruff: noqa: E501 - scripts are easier to read in one line
 from __future__ import annotations
 
 import time

@@ -1,5 +1,6 @@
 """What a JavaScript program can do, and how its result looks."""
 
+# ruff: noqa: E501 - scripts are easier to read in one line
 from __future__ import annotations
 
 import pytest

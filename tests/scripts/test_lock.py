@@ -64,7 +64,11 @@ def test_only_threads_are_cloned(architecture: syscalls.Architecture) -> None:
 @BOTH
 @given(number=st.integers(0, 2**32 - 1))
 def test_a_call_that_nobody_listed_is_refused(architecture: syscalls.Architecture, number: int) -> None:
-    listed = {architecture.numbers[n] for n in (*syscalls.ALLOWED, "mmap", "mprotect", "clone", "clone3") if n in architecture.numbers}
+    listed = {
+        architecture.numbers[n]
+        for n in (*syscalls.ALLOWED, "mmap", "mprotect", "clone", "clone3")
+        if n in architecture.numbers
+    }
     if number not in listed:
         assert _judge(architecture, number) in (EPERM, KILL)
 
@@ -87,7 +91,18 @@ async def test_a_locked_worker_is_refused_every_way_out_by_the_kernel() -> None:
         calls = await pool.probe()
     finally:
         await pool.close()
-    for name in ("openat", "socket", "connect", "execve", "clone", "ptrace", "kill", "memfd_create", "mmap_exec", "bpf"):
+    for name in (
+        "openat",
+        "socket",
+        "connect",
+        "execve",
+        "clone",
+        "ptrace",
+        "kill",
+        "memfd_create",
+        "mmap_exec",
+        "bpf",
+    ):
         assert calls[name] == "EPERM", name
     assert calls.get("fork", "EPERM") == "EPERM"
     assert calls["clone3"] == "ENOSYS"

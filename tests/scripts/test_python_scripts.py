@@ -1,5 +1,6 @@
 """What a Python script can do, and how its result looks."""
 
+# ruff: noqa: E501 - scripts are easier to read in one line
 from __future__ import annotations
 
 import pytest
@@ -56,7 +57,9 @@ async def test_the_largest_input_is_taken(pool: WasmPool) -> None:
 
 
 async def test_the_two_output_streams_stay_apart(pool: WasmPool) -> None:
-    result = await _run(pool, "import sys\nprint('a')\nprint('b', file=sys.stderr)\nsys.stdout.buffer.write(b'\\xffc')\nNone")
+    result = await _run(
+        pool, "import sys\nprint('a')\nprint('b', file=sys.stderr)\nsys.stdout.buffer.write(b'\\xffc')\nNone"
+    )
     assert (result.stdout, result.stderr) == ("a\n\ufffdc", "b\n")
 
 
@@ -99,7 +102,10 @@ async def test_a_script_may_end_itself(pool: WasmPool, code: str, status: str, e
 async def test_nothing_stays_from_one_run_to_the_next(pool: WasmPool) -> None:
     first = await _run(pool, "import builtins, json\nbuiltins.left = 1\njson.left = 2\nleft_here = 3\nopen")
     assert first.status == "ok"
-    second = await _run(pool, "import json\n[n for n in ('left', 'left_here') if n in globals() or n in dir(__builtins__)] + [hasattr(json, 'left')]")
+    second = await _run(
+        pool,
+        "import json\n[n for n in ('left', 'left_here') if n in globals() or n in dir(__builtins__)] + [hasattr(json, 'left')]",
+    )
     assert second.value == "[False]"
 
 

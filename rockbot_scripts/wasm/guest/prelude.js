@@ -18,14 +18,21 @@ const __main = (() => {
 
   let parts;
   const library = () => (parts ??= evalScript(__library));
-  const inspect = (value) => (typeof value === "number" && value !== 0 ? String(value) : library().inspect(value));
+// What is plain needs no library, and most scripts print nothing else.
+  const plain = (value) => typeof value === "boolean" || (typeof value === "number" && (value !== 0 || 1 / value > 0));
+  const inspect = (value) => {
+    if (plain(value)) return String(value);
+    return typeof value === "string" && /^[\w .,:;!?+*/()-]*$/.test(value) ? `'${value}'` : library().inspect(value);
+  };
   for (const name of ["TextEncoder", "TextDecoder", "structuredClone"]) {
     const define = (value) => Object.defineProperty(globalThis, name, { value, writable: true, configurable: true, enumerable: false });
     Object.defineProperty(globalThis, name, { configurable: true, get: () => (define(library()[name]), library()[name]), set: define });
   }
 
   function say(stream, args) {
-    const text = args.length === 1 && typeof args[0] === "string" ? args[0] : library().format(args);
+    const pattern = args.length > 1 && typeof args[0] === "string" && args[0].includes("%");
+    const simple = !pattern && args.every((item) => typeof item === "string" || plain(item));
+    const text = !simple ? library().format(args) : args.length === 1 ? String(args[0]) : args.join(" ");
     if (text.length < 65536) stream.puts(`${text}\n`);
     else {
       for (let at = 0; at < text.length; at += 65536) stream.puts(text.slice(at, at + 65536));

@@ -1,0 +1,141 @@
+"""What a person reads when the broker cannot be used, and what stays hidden."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+from nodes.rabbitmq import RabbitNode
+from rabbitmq.harness import RabbitHarness
+
+from rockbot_messaging import Door
+from rockbot_messaging.clock import RandomIds, SystemClock
+from rockbot_messaging.errors import BrokerUnreachable, Closed
+from rockbot_messaging.rabbitmq import RabbitBus, RabbitSettings
+from rockbot_messaging.testing.harness import message
+
+_PUBLIC = Door.PUBLIC
+
+
+def _bus(url: str, **changes: object) -> RabbitBus:
+    settings = RabbitSettings(url=url, connect_timeout=1, reconnect_interval=0.1, **changes)  # type: ignore[arg-type]
+    return RabbitBus(settings, SystemClock(), RandomIds())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def test_a_refused_port_is_named_and_the_secret_is_not() -> None:
+    port = _free_port()
+    bus = _bus(f"amqp://someone:s3cret@127.0.0.1:{port}/")
+    with pytest.raises(BrokerUnreachable, match=rf"127\.0\.0\.1:{port}.*Connect call failed") as caught:
+        await bus.open()
+    assert "s3cret" not in str(caught.value)
+    await bus.close()
+
+
+async def test_a_server_that_never_answers_is_given_up_in_time() -> None:
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(1000):
+            pass
+        writer.close()
+
+    silent = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    bus = _bus(f"amqp://guest:guest@127.0.0.1:{port}/")
+    with pytest.raises(BrokerUnreachable, match=rf"127\.0\.0\.1:{port}.*no answer in time"):
+        await bus.open()
+    await bus.close()
+    silent.close()
+
+
+async def test_a_server_that_speaks_something_else_is_reported() -> None:
+    async def web(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(web, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    bus = _bus(f"amqp://guest:guest@127.0.0.1:{port}/")
+    with pytest.raises(BrokerUnreachable, match=rf"127\.0\.0\.1:{port}"):
+        await bus.open()
+    await bus.close()
+    server.close()
+
+
+@pytest.mark.rabbitmq
+async def test_a_wrong_password_is_told_at_once_and_not_shown(rabbit_node: RabbitNode) -> None:
+    bus = _bus(f"amqp://guest:wr0ng-s3cret@127.0.0.1:{rabbit_node.port}/")
+    with pytest.raises(BrokerUnreachable, match=rf"127\.0\.0\.1:{rabbit_node.port}.*ACCESS_REFUSED") as caught:
+        await bus.open()
+    assert "wr0ng" not in f"{caught.value!r} {bus.health()} {caught.value.__cause__}"
+    await bus.close()
+
+
+@pytest.mark.rabbitmq
+async def test_an_unknown_virtual_host_is_named(rabbit_node: RabbitNode) -> None:
+    bus = _bus(f"{rabbit_node.url}nowhere")
+    with pytest.raises(BrokerUnreachable, match=r"virtual host 'nowhere'.*NOT_ALLOWED"):
+        await bus.open()
+    await bus.close()
+
+
+@pytest.mark.rabbitmq
+async def test_a_bus_may_be_opened_again_after_a_failure_and_is_closed_for_good(rabbit_node: RabbitNode) -> None:
+    harness = RabbitHarness(rabbit_node.url)
+    bus = await harness.connect()
+    health = bus.health()
+    assert health.connected and "guest:" not in health.detail
+    await bus.close()
+    await bus.close()
+    with pytest.raises(Closed):
+        await bus.publisher.publish(message("job.one"))
+    with pytest.raises(Closed):
+        await bus.dead_letters.queues()
+
+
+@pytest.mark.rabbitmq
+async def test_publishing_without_a_broker_fails_within_the_limit() -> None:
+    node = RabbitNode()
+    await asyncio.to_thread(node.start)
+    try:
+        bus = _bus(node.url, confirm_timeout=1)
+        await bus.open()
+        await asyncio.to_thread(node.kill)
+        with pytest.raises(BrokerUnreachable, match=str(node.port)):
+            await bus.publisher.publish(message("job.one"))
+        assert not bus.health().connected
+        await bus.close()
+    finally:
+        await asyncio.to_thread(node.stop)
+
+
+@pytest.mark.rabbitmq
+async def test_a_blocked_broker_makes_publishers_wait_and_lets_consumers_finish(rabbit_node: RabbitNode) -> None:
+    harness = RabbitHarness(rabbit_node.url)
+    bus = await harness.connect()
+    await bus.publisher.publish(message("job.one"), door=_PUBLIC)
+    await asyncio.to_thread(rabbit_node.ctl, "set_vm_memory_high_watermark", "absolute", "1MB")
+    try:
+        waiting = asyncio.create_task(bus.publisher.publish(message("job.two"), door=_PUBLIC))
+        async with asyncio.timeout(10):
+            while "blocked" not in bus.health().detail:
+                await asyncio.sleep(0)
+        third = asyncio.create_task(bus.publisher.publish(message("job.three"), door=_PUBLIC))
+        queues = await bus.dead_letters.queues()
+        assert queues[-1].depth >= 1
+        assert not third.done()
+    finally:
+        await asyncio.to_thread(rabbit_node.ctl, "set_vm_memory_high_watermark", "absolute", "512MB")
+    async with asyncio.timeout(10):
+        await asyncio.gather(waiting, third)
+    assert [letter.envelope.topic for letter in await bus.dead_letters.letters("unrouted")] == [
+        "job.one",
+        "job.two",
+        "job.three",
+    ]
+    await harness.close()
