@@ -18,7 +18,7 @@ $(STAMP): $(LOCK) pyproject.toml
 	@touch $@
 
 install: $(STAMP) ## install into .venv, everything pinned by hash
-	@$(BIN)/rockbot scripts --build-only
+	@$(BIN)/python -I -m rockbot_scripts.wasm.build
 
 run: install ## set up, start embedded, work through examples/tasks.jsonl, show the dead letter
 	@mkdir -p .rockbot && chmod 700 .rockbot

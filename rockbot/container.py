@@ -77,7 +77,10 @@ class Contributions:
 
 
 def _registry(contributions: Contributions) -> EventRegistry:
-    return EventRegistry(contributions.events)
+    try:
+        return EventRegistry(contributions.events)
+    except ValueError as exc:
+        raise ConfigError(f"two handlers collide: {exc}") from None
 
 
 def _chain(contributions: Contributions, registry: EventRegistry) -> Chain:
@@ -172,7 +175,7 @@ def compose(
     loaded = load_plugins(settings.handlers) if plugins is None else plugins
     container.parts.add_args(*(providers.Singleton(plugin, container.services) for _, plugin in loaded))
     container.check_dependencies()
-    container.contributions()
+    container.registry()
     return container
 
 

@@ -15,7 +15,7 @@ from typing import Self, final
 
 from rockbot.buses import is_embedded, make_bus
 from rockbot.container import HostContainer, compose, known_work, process_owner
-from rockbot.errors import ConfigError
+from rockbot.errors import ConfigError, RockBotError
 from rockbot.host import Host
 from rockbot.services import Service, ServiceSurroundings, load_service
 from rockbot.settings import Settings
@@ -109,18 +109,15 @@ async def run_service(name: str, settings: Settings, *, stop: asyncio.Event) -> 
     store = open_store(settings.state_address, clock)
     bus = make_bus(settings, clock=clock, ids=ids)
     service = build_service(name, settings, bus=bus, ledger=StateLedger(store))
-    started = False
     try:
         await store.open()
-        await service.prepare()
+        await _prepare(name, service)
         await bus.open()
         await service.start()
-        started = True
         logger.info("service consumes", extra={"service": name})
         await stop.wait()
     finally:
-        if started:
-            await service.stop(timeout=settings.host.drain_seconds)
+        await service.stop(timeout=settings.host.drain_seconds)
         await bus.close()
         await store.close()
 
@@ -145,23 +142,21 @@ class Embedded:
         self.host: Host = self.container.host()
         self.work = known_work(self.container)
         ledger = self.container.ledger()
-        self.services = [
-            build_service(name, settings, bus=self.bus, ledger=ledger)
+        self.services = {
+            name: build_service(name, settings, bus=self.bus, ledger=ledger)
             for name in _EMBEDDED_SERVICES
             if name in settings.handlers
-        ]
-        self._started: list[Service] = []
+        }
 
     async def __aenter__(self) -> Self:
         try:
             # Starting sandbox workers takes longest and needs nothing else.
             async with asyncio.TaskGroup() as group:
-                for service in self.services:
-                    group.create_task(service.prepare())
+                for name, service in self.services.items():
+                    group.create_task(_prepare(name, service))
                 group.create_task(self.host.start())
-            for service in self.services:
+            for service in self.services.values():
                 await service.start()
-                self._started.append(service)
         except BaseException:
             await self._close()
             raise
@@ -172,10 +167,19 @@ class Embedded:
 
     async def _close(self) -> None:
         await self.host.drain()
-        for service in self._started:
+        for service in self.services.values():
             await service.stop(timeout=self.settings.host.drain_seconds)
-        self._started.clear()
         await self.host.close()
+
+
+async def _prepare(name: str, service: Service) -> None:
+    """As `Service.prepare`; what it raises is told as one of ours, because the host knows no service's errors."""
+    try:
+        await service.prepare()
+    except RockBotError:
+        raise
+    except Exception as exc:
+        raise RockBotError(f"service {name!r} cannot start: {exc}") from exc
 
 
 def _first_line(exc: ValueError) -> str:

@@ -68,7 +68,11 @@ class ScriptedSettings(_Section):
 
 
 class HostSettings(_Section):
-    """The process. `health_port` 0 switches the health endpoints off."""
+    """The process. `health_port` 0 switches the health endpoints off.
+
+    `claim_seconds` is how long a killed worker's call waits before another worker may make it; a running call renews its
+    claim. `recovery_seconds` is how long a command may be without an answer before it is published again.
+    """
 
     prefetch: int = Field(default=100, ge=1, le=10_000)
     concurrency: int = Field(default=32, ge=1, le=10_000)
@@ -77,6 +81,7 @@ class HostSettings(_Section):
     health_host: str = "127.0.0.1"
     health_port: int = Field(default=0, ge=0, le=65535)
     max_body_bytes: int = Field(default=16 << 20, ge=1024)
+    claim_seconds: float = Field(default=5, gt=0, le=60)
     recovery_seconds: float = Field(default=30, gt=0)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["auto", "console", "json"] = "auto"

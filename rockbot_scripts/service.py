@@ -28,12 +28,9 @@ from rockbot_scripts.ports import ScriptRunner
 from rockbot_scripts.requests import InvalidRequest, read_request
 from rockbot_scripts.settings import ScriptSettings
 
-__all__ = ["CLAIM_SECONDS", "ScriptService", "subscriptions"]
+__all__ = ["ScriptService", "subscriptions"]
 
 logger = logging.getLogger(__name__)
-
-CLAIM_SECONDS: Final = 5.0
-"""How long a claim in the ledger lasts unless renewed: what a killed service costs its call."""
 
 _EXPIRED: Final = "The script was not run: the deadline of its request had passed before it could start."
 
@@ -76,6 +73,7 @@ class ScriptService:
         self._clock = clock
         self._owner = owner
         self._source = source
+        self._claim_seconds = settings.claim_seconds
         self._call_log: Path | None = settings.call_log
         self._subscriptions = subscriptions(settings)
         self._consumptions: list[Consumption] = []
@@ -138,7 +136,7 @@ class ScriptService:
         key = (envelope.tenant, envelope.message_id)
         if key in self._running:
             # The ledger lets one owner claim again, so a second copy in this process is stopped here.
-            return Retry(after=CLAIM_SECONDS, reason="this script is being run right now", counted=False)
+            return Retry(after=self._claim_seconds, reason="this script is being run right now", counted=False)
         cancel = asyncio.Event()
         self._running[key] = (envelope.root_task_id, cancel)
         try:
@@ -161,7 +159,7 @@ class ScriptService:
 
     async def _begin(self, envelope: MessageEnvelope) -> Begun | Busy | Finished | Refused:
         return await self._ledger.begin(
-            envelope.message_id, tenant=envelope.tenant, owner=self._owner, claim_seconds=CLAIM_SECONDS
+            envelope.message_id, tenant=envelope.tenant, owner=self._owner, claim_seconds=self._claim_seconds
         )
 
     async def _release(self, envelope: MessageEnvelope) -> None:
@@ -195,10 +193,10 @@ class ScriptService:
     async def _renew(self, envelope: MessageEnvelope, cancel: asyncio.Event) -> None:
         """Keep the claim while the script runs; when the call was refused meanwhile, stop the script."""
         while True:
-            await asyncio.sleep(CLAIM_SECONDS / 3)
+            await asyncio.sleep(self._claim_seconds / 3)
             try:
                 state = await self._ledger.renew(
-                    envelope.message_id, tenant=envelope.tenant, owner=self._owner, claim_seconds=CLAIM_SECONDS
+                    envelope.message_id, tenant=envelope.tenant, owner=self._owner, claim_seconds=self._claim_seconds
                 )
             except Exception as failure:
                 # The claim only guards against running twice; the result is still written once.

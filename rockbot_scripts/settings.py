@@ -39,6 +39,7 @@ class ScriptSettings(BaseModel):
         default=None, description="where the sandbox files are built; default: $XDG_CACHE_HOME/rockbot/wasm"
     )
     strict: bool = Field(default=False, description="refuse to start when the kernel lacks a part of the lock")
+    claim_seconds: float = Field(default=5.0, gt=0, le=60, description="what a killed service costs its call")
     recycle_after: int = Field(default=200, ge=1, description="runs after which a worker is replaced")
     call_log: Path | None = Field(
         default=None, description="append one JSON line per execution (call id and language) to this file"

@@ -18,7 +18,6 @@ from rockbot_messaging.subscriptions import WorkSubscription
 if TYPE_CHECKING:
     from rockbot.container import HostContainer
     from rockbot.processes import Embedded
-    from rockbot.services import Service
 
 __all__ = ["embedded_operator", "local_pipeline", "open_operator", "pipeline_of"]
 
@@ -74,7 +73,7 @@ def embedded_operator(embedded: Embedded) -> BusOperator:
 
     settings, container = embedded.settings, embedded.container
     probes = [state_probe(container.store(), settings.state_address)]
-    probes += [service_probe(name, service) for name, service in _named_services(embedded)]
+    probes += [service_probe(name, service) for name, service in embedded.services.items()]
     return BusOperator(
         embedded.bus,
         clock=SystemClock(),
@@ -83,12 +82,6 @@ def embedded_operator(embedded: Embedded) -> BusOperator:
         pipeline=pipeline_of(container, settings),
         probes=probes,
     )
-
-
-def _named_services(embedded: Embedded) -> list[tuple[str, Service]]:
-    return [
-        (type(service).__module__.partition(".")[0].removeprefix("rockbot_"), service) for service in embedded.services
-    ]
 
 
 def _socket_operator(settings: Settings) -> Operator:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import traceback
 from collections.abc import Awaitable, Callable
@@ -14,7 +13,6 @@ from aiormq.exceptions import AMQPError
 from rockbot_messaging.clock import Clock, IdSource
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.errors import BodyTooLarge, BrokerUnreachable, Closed, TopologyMismatch, Undecodable
-from rockbot_messaging.identity import derive_id
 from rockbot_messaging.letters import Failure
 from rockbot_messaging.ports import MessageHandler
 from rockbot_messaging.rabbitmq.acks import Acks
@@ -23,7 +21,7 @@ from rockbot_messaging.rabbitmq.connection import Link, OpenChannel, Session
 from rockbot_messaging.rabbitmq.declaring import NameTaken
 from rockbot_messaging.rabbitmq.handling import Handling, Item
 from rockbot_messaging.rabbitmq.settling import Settler
-from rockbot_messaging.rabbitmq.wire import Delivery, decode
+from rockbot_messaging.rabbitmq.wire import ContentIds, Delivery, decode
 from rockbot_messaging.retries import RetryPolicy
 from rockbot_messaging.settlement import Bury, decide, still_waiting
 from rockbot_messaging.verdicts import Ack, DeadLetter, Retry, Verdict
@@ -281,11 +279,10 @@ class RabbitConsumption:
             item.acks.ack(delivery.tag)
             return
         topic = delivery.routing_key
-        digest = hashlib.sha256(delivery.properties + delivery.body).hexdigest()
         envelope = MessageEnvelope(
             topic=topic,
             body=delivery.body,
-            message_id=derive_id(f"undecodable\x1f{topic}", digest),
+            message_id=ContentIds(delivery).new_id(),
             type="",
             content_type="application/octet-stream",
         )

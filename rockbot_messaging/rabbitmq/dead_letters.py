@@ -1,23 +1,23 @@
 """Reads and works dead-letter queues over AMQP alone, without a management interface.
 
-A look takes letters with `basic.get` on a channel of its own and gives all of them back by closing it. A quorum queue
-puts what comes back behind what came back earlier and before what was never taken; so order is kept only if a look
-takes *every* letter that ever came back, and that is how far each look goes. A letter is removed only by an ack, and a
-replay acks only after the broker confirmed the message in its work queue.
+A look takes letters with `basic.get` on a channel of its own and gives them back. A quorum queue with a delivery limit
+puts what comes back behind what came back earlier and before what was never taken; so order is kept only if a look takes
+*every* letter that ever came back, and gives them back one by one: closing the channel, or one `multiple`, returns them
+sorted by the text of an internal tag, the tenth before the second. A letter is removed only by an ack, and a replay acks
+only after the broker confirmed the message in its work queue.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from typing import Final, final
 
 from rockbot_messaging.clock import Clock
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.errors import BrokerUnreachable, LetterNotFound, Undecodable, Unroutable
-from rockbot_messaging.identity import derive_id
 from rockbot_messaging.letters import DeadLetterQueue, Letter
 from rockbot_messaging.ports import Door
 from rockbot_messaging.rabbitmq.channel import ChannelLost
@@ -29,27 +29,40 @@ from rockbot_messaging.rabbitmq.publisher import Packer
 from rockbot_messaging.rabbitmq.sender import Sender
 from rockbot_messaging.rabbitmq.settings import RabbitSettings
 from rockbot_messaging.rabbitmq.topology import Names
-from rockbot_messaging.rabbitmq.wire import Delivery, decode
+from rockbot_messaging.rabbitmq.wire import ContentIds, Delivery, decode
 
 __all__ = ["RabbitDeadLetters"]
 
 _log = logging.getLogger("rockbot_messaging.rabbitmq")
 
 _BATCH: Final = 100
+#: Letters asked for at a time to find the first one that never came back.
+_FURTHER: Final = 20
 _PREFIX: Final = 6
 _EVERYTHING: Final = 2**31
 
 
 @final
-class _ContentIds:
-    """The same id for the same bytes: a letter without identity must be found again at the next look."""
+class _Look:
+    """Letters in hand, and the channel that holds them."""
 
-    def __init__(self, delivery: Delivery) -> None:
-        self._delivery = delivery
+    def __init__(self, channel: OpenChannel) -> None:
+        self.content = channel.content
+        self.taken: list[Delivery] = []
+        self._channel = channel
+        self._removed: set[int] = set()
 
-    def new_id(self) -> str:
-        digest = hashlib.sha256(self._delivery.properties + b"\0" + self._delivery.body).hexdigest()
-        return derive_id("letter", digest)
+    def remove(self, delivery: Delivery) -> None:
+        """Take a letter out of its queue for good."""
+        self._removed.add(delivery.tag)
+        self.content.ack(delivery.tag)
+
+    async def end(self) -> None:
+        """Give back what was not removed, in its order."""
+        for delivery in self.taken:
+            if delivery.tag not in self._removed:
+                self.content.hand_back(delivery.tag)
+        await self._channel.close()
 
 
 @final
@@ -89,61 +102,53 @@ class RabbitDeadLetters:
 
     async def letters(self, queue: str, *, limit: int = 50, offset: int = 0) -> list[Letter]:
         """See `DeadLetters.letters`."""
-        name = await self._resolve(queue)
-        async with self._looking:
-            channel = await self._channel()
-            try:
-                taken = await self._take(channel, name, offset + limit)
-                return [self._letter(name, delivery) for delivery in taken[offset : offset + limit]]
-            finally:
-                await channel.close()
+        async with self._look(queue) as (name, look):
+            await self._take(look, name, offset + limit)
+            return [self._letter(name, delivery) for delivery in look.taken[offset : offset + limit]]
 
     async def letter(self, queue: str, letter_id: str) -> Letter:
         """See `DeadLetters.letter`."""
-        name = await self._resolve(queue)
-        async with self._looking:
-            channel = await self._channel()
-            try:
-                return (await self._find(channel, name, letter_id))[1]
-            finally:
-                await channel.close()
+        async with self._look(queue) as (name, look):
+            return (await self._find(look, name, letter_id))[1]
 
     async def replay(self, queue: str, letter_id: str, *, body: bytes | None = None) -> MessageEnvelope:
         """See `DeadLetters.replay`."""
-        name = await self._resolve(queue)
-        async with self._looking:
-            channel = await self._channel()
-            try:
-                delivery, letter = await self._find(channel, name, letter_id)
-                envelope = letter.envelope.replace(
-                    body=letter.envelope.body if body is None else body,
-                    attempt=1,
-                    handbacks=0,
-                    due_ms=None,
-                    history=(),
-                    redelivered=False,
-                )
-                await self._send(name, letter, envelope)
-                channel.content.ack(delivery.tag)
-                _log.info("dead letter %s of %s was replayed", letter.id, name)
-                return envelope
-            finally:
-                await channel.close()
+        async with self._look(queue) as (name, look):
+            delivery, letter = await self._find(look, name, letter_id)
+            envelope = letter.envelope.replace(
+                body=letter.envelope.body if body is None else body,
+                attempt=1,
+                handbacks=0,
+                due_ms=None,
+                history=(),
+                redelivered=False,
+            )
+            if body is not None:
+                self._packer.check_body(envelope, letter.failure.queue or envelope.topic)
+            await self._send(name, letter, envelope)
+            look.remove(delivery)
+            _log.info("dead letter %s of %s was replayed", letter.id, name)
+            return envelope
 
     async def discard(self, queue: str, letter_id: str, *, reason: str) -> Letter:
         """See `DeadLetters.discard`."""
-        name = await self._resolve(queue)
-        async with self._looking:
-            channel = await self._channel()
-            try:
-                delivery, letter = await self._find(channel, name, letter_id)
-                channel.content.ack(delivery.tag)
-                _log.warning("dead letter %s of %s was discarded: %s", letter.id, name, reason)
-                return letter
-            finally:
-                await channel.close()
+        async with self._look(queue) as (name, look):
+            delivery, letter = await self._find(look, name, letter_id)
+            look.remove(delivery)
+            _log.warning("dead letter %s of %s was discarded: %s", letter.id, name, reason)
+            return letter
 
     # -- the queue -------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _look(self, queue: str) -> AsyncGenerator[tuple[str, _Look]]:
+        name = await self._resolve(queue)
+        async with self._looking:
+            look = _Look(await self._channel())
+            try:
+                yield name, look
+            finally:
+                await look.end()
 
     async def _resolve(self, queue: str) -> str:
         name = self._names.resolve_dead_letters(queue)
@@ -168,20 +173,19 @@ class RabbitDeadLetters:
     def _lost(self, exc: ChannelLost) -> BrokerUnreachable:
         return BrokerUnreachable(f"the connection to RabbitMQ at {self._settings.address} was lost meanwhile: {exc}")
 
-    async def _take(self, channel: OpenChannel, queue: str, count: int) -> list[Delivery]:
-        """At least `count` letters if there are so many, oldest first; they go back when the channel closes."""
-        taken: list[Delivery] = []
+    async def _take(self, look: _Look, queue: str, count: int) -> None:
+        """Take at least `count` letters if there are so many, oldest first, and every one that ever came back."""
+        taken = look.taken
         while len(taken) < count or (taken and taken[-1].redelivered):
-            batch = await self._get(channel, queue, min(_BATCH, max(1, count - len(taken))))
+            batch = await self._get(look, queue, min(_BATCH, max(_FURTHER, count - len(taken))))
             taken += batch
             if not batch:
                 break
-        return taken
 
-    async def _get(self, channel: OpenChannel, queue: str, count: int) -> list[Delivery]:
+    async def _get(self, look: _Look, queue: str, count: int) -> list[Delivery]:
         try:
             async with asyncio.timeout(self._settings.confirm_timeout):
-                answers = await asyncio.gather(*channel.content.get(queue, count))
+                answers = await asyncio.gather(*look.content.get(queue, count))
         except ChannelLost as exc:
             raise self._lost(exc) from None
         except TimeoutError:
@@ -190,11 +194,12 @@ class RabbitDeadLetters:
             ) from None
         return [delivery for delivery in answers if delivery is not None]
 
-    async def _find(self, channel: OpenChannel, queue: str, letter_id: str) -> tuple[Delivery, Letter]:
+    async def _find(self, look: _Look, queue: str, letter_id: str) -> tuple[Delivery, Letter]:
         if len(letter_id) < _PREFIX:
             raise LetterNotFound(f"{letter_id!r} is too short: give at least {_PREFIX} characters of the letter's id")
         found: dict[str, Delivery] = {}
-        for delivery in await self._take(channel, queue, _EVERYTHING):
+        await self._take(look, queue, _EVERYTHING)
+        for delivery in look.taken:
             name = self._id(delivery)
             if name == letter_id:
                 return delivery, self._letter(queue, delivery)
@@ -222,7 +227,7 @@ class RabbitDeadLetters:
         return Letter(id=envelope.message_id, queue=queue, envelope=envelope, failure=failure, problem=problem)
 
     def _decode(self, delivery: Delivery) -> tuple[MessageEnvelope, Properties, str]:
-        ids = _ContentIds(delivery)
+        ids = ContentIds(delivery)
         try:
             envelope = decode(delivery, ids, own_user=self._settings.user)
             return envelope.replace(redelivered=False), decode_properties(delivery.properties), ""

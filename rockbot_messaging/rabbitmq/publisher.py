@@ -40,6 +40,18 @@ class Packer:
         """How our messages are signed."""
         return self._user
 
+    def check_body(self, envelope: MessageEnvelope, destination: str) -> None:
+        """Refuse a body over the limit.
+
+        Raises:
+            BodyTooLarge: it is.
+        """
+        if len(envelope.body) > self._max_body:
+            raise BodyTooLarge(
+                f"message {envelope.message_id} for {destination!r} has a body of {len(envelope.body)} bytes, the limit "
+                f"is {self._max_body}: send a reference instead"
+            )
+
     def for_exchange(self, envelope: MessageEnvelope, exchange: str, *, mandatory: bool) -> Parcel:
         """A parcel by its topic.
 
@@ -81,11 +93,8 @@ class Packer:
         passed_on: bool = False,
         extra: Mapping[str, HeaderValue] = _NOTHING,
     ) -> Parcel:
-        if len(envelope.body) > self._max_body and not passed_on:
-            raise BodyTooLarge(
-                f"message {envelope.message_id} for {routing_key!r} has a body of {len(envelope.body)} bytes, the limit "
-                f"is {self._max_body}: send a reference instead"
-            )
+        if not passed_on:
+            self.check_body(envelope, routing_key)
         properties = encode_properties(
             to_properties(envelope, user=self._user, by_queue=by_queue, passed_on=passed_on, extra=extra)
         )

@@ -7,6 +7,7 @@ is as if it were not there; only a property list that cannot be taken apart at a
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final, final
@@ -14,11 +15,11 @@ from typing import Any, Final, final
 from rockbot_messaging.clock import IdSource
 from rockbot_messaging.envelope import DEFAULT_TENANT, SCHEMA_VERSION, HeaderValue, MessageEnvelope, ReturnAddress
 from rockbot_messaging.errors import Undecodable
-from rockbot_messaging.identity import foreign_id
+from rockbot_messaging.identity import derive_id, foreign_id
 from rockbot_messaging.rabbitmq import cloudevents
 from rockbot_messaging.rabbitmq.fields import Properties, decode_properties
 
-__all__ = ["HEADER_PREFIX", "Delivery", "decode", "properties_of", "to_properties"]
+__all__ = ["HEADER_PREFIX", "ContentIds", "Delivery", "decode", "properties_of", "to_properties"]
 
 HEADER_PREFIX: Final = "rockbot-"
 
@@ -46,6 +47,26 @@ class Delivery:
         self.properties = properties
         self.body = body
         self.redelivered = redelivered
+
+
+@final
+class ContentIds:
+    """An `IdSource` that gives the same id for the same message, for those that carry nothing to tell them by.
+
+    What the broker adds on the way (`x-` headers) does not count.
+    """
+
+    def __init__(self, delivery: Delivery) -> None:
+        self._delivery = delivery
+
+    def new_id(self) -> str:
+        try:
+            properties = decode_properties(self._delivery.properties)
+            headers = {name: value for name, value in (properties.headers or {}).items() if not name.startswith("x-")}
+            kept = repr(properties._replace(headers=headers)).encode()
+        except ValueError:
+            kept = self._delivery.properties
+        return derive_id("content", hashlib.sha256(kept + b"\0" + self._delivery.body).hexdigest())
 
 
 def properties_of(delivery: Delivery) -> Properties:
@@ -167,12 +188,12 @@ def _envelope(
     )
 
 
+def _is_free(name: str) -> bool:
+    return not name.startswith((HEADER_PREFIX, "x-")) and name not in _NOT_FREE
+
+
 def _free(headers: Mapping[str, Any]) -> Mapping[str, HeaderValue]:
-    free = {
-        name: value
-        for name, value in headers.items()
-        if not name.startswith((HEADER_PREFIX, "x-")) and name not in _NOT_FREE and type(value) in _SCALARS
-    }
+    free = {name: value for name, value in headers.items() if _is_free(name) and type(value) in _SCALARS}
     return MappingProxyType(free) if free else _NO_HEADERS
 
 
@@ -237,7 +258,7 @@ def to_properties(
         headers[_USER] = envelope.user_id
     if envelope.headers:
         # What only the broker or this package may say does not travel as somebody's free header.
-        headers.update(_free(envelope.headers))
+        headers.update((name, value) for name, value in envelope.headers.items() if _is_free(name))
     headers.update(extra)
     return Properties(
         content_type=envelope.content_type,

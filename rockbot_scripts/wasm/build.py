@@ -79,6 +79,8 @@ def _repair(root: Path, directory: Path) -> dict[str, Any]:
         return {"directory": str(directory), "built": True, "warnings": warnings}
     if directory.exists():
         warnings = [f"{directory} is damaged or incomplete; it was not loaded and is built again"]
+    for remains in root.glob(".new-*"):  # of a build that was killed: the lock is ours, so nobody works on it
+        shutil.rmtree(remains, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=root))
     try:
         _componentize(scratch)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import platform
 import time
 from collections.abc import Mapping
 from typing import Any, Final, final
@@ -17,7 +18,6 @@ from rockbot_scripts import policy, wording
 from rockbot_scripts.contract import Language, ScriptInvoke, ScriptLimits, ScriptResult
 from rockbot_scripts.errors import LockIncomplete, SandboxUnavailable
 from rockbot_scripts.settings import ScriptSettings
-from rockbot_scripts.wasm import files
 from rockbot_scripts.wasm.install import Installation, install
 from rockbot_scripts.wasm.link import WorkerConfig, WorkerDied, WorkerLink, WorkerRefused
 
@@ -55,6 +55,8 @@ class WasmPool:
         """
         if self._places:
             return
+        if platform.system() != "Linux":
+            raise SandboxUnavailable(f"the sandbox needs Linux; this is {platform.system()}: run it in a container")
         self._installed = await install(self._settings.cache_dir)
         first = await self._first_worker()
         self._lock = first.lock
@@ -258,7 +260,6 @@ class WasmPool:
             "runner": "wasm",
             "engines": dict(self._installed.engines) if self._installed else {},
             "directory": self._installed.directory if self._installed else None,
-            "wasmtime": files.installed("wasmtime"),
             "workers": {"size": self._size, "ready": len(self._links), "replaced": self._replaced},
             "pids": sorted(link.pid for link in self._links),
             "lock": {

@@ -30,9 +30,9 @@ def _settings(folder: Path, *, broker: str, namespace: str) -> Path:
         f'state_url = "sqlite:///{folder / "state.db"}"\n'
         f'namespace = "{namespace}"\n'
         'model = "scripted/demo"\n'
-        "[host]\nrecovery_seconds = 0.5\n"
+        "[host]\nrecovery_seconds = 0.5\nclaim_seconds = 0.3\n"
         f'[scripted]\ncall_log = "{trace}"\n'
-        f'[scripts]\nworkers = 1\ncall_log = "{trace}"\n'
+        f'[scripts]\nworkers = 1\nclaim_seconds = 0.3\ncall_log = "{trace}"\n'
     )
     return path
 

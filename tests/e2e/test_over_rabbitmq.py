@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-
 from e2e.processes import environment, rockbot, running
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -150,3 +152,32 @@ async def test_a_closed_pool_says_so_and_leaves_no_process() -> None:
             os.kill(pid, 0)
     with pytest.raises(SandboxUnavailable, match="not running"):
         await pool.run(ANSWER)
+
+
+@pytest.mark.crash
+async def test_the_workers_of_a_killed_supervisor_end_with_it() -> None:
+    code = (
+        "import asyncio\n"
+        "from rockbot_scripts.contract import ScriptInvoke\n"
+        "from rockbot_scripts.settings import ScriptSettings\n"
+        "from rockbot_scripts.wasm.pool import WasmPool\n"
+        "async def main():\n"
+        "    pool = WasmPool(ScriptSettings(workers=1))\n"
+        "    await pool.start()\n"
+        "    print(pool.describe()['pids'][0], flush=True)\n"
+        "    await pool.run(ScriptInvoke(language='python', code='while True: pass'))\n"
+        "asyncio.run(main())\n"
+    )
+    supervisor = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    assert supervisor.stdout is not None
+    async with asyncio.timeout(60):
+        worker = int(await supervisor.stdout.readline())
+    handle = os.pidfd_open(worker)
+    try:
+        await _busy(worker)
+        supervisor.kill()
+        await supervisor.wait()
+        ended, _, _ = await asyncio.to_thread(select.select, [handle], [], [], 3)
+        assert ended, "the worker still runs"
+    finally:
+        os.close(handle)

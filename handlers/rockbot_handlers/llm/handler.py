@@ -14,7 +14,7 @@ from rockbot.context import Context
 from rockbot.errors import PermanentFailure, TemporaryFailure
 from rockbot.events import Event, LlmRequest, LlmResponse
 from rockbot.handler import CallNext
-from rockbot.ledgered import CallRefused, LedgeredCalls
+from rockbot.ledgered import CLAIM_SECONDS, CallRefused, LedgeredCalls
 from rockbot.llm import LlmClient, LlmPermanent, LlmThrottled, LlmTransient, LlmUnknownOutcome
 from rockbot_messaging.ledger import ResultLedger
 
@@ -27,9 +27,21 @@ logger = logging.getLogger(__name__)
 class LlmHandler:
     """Answers model requests with the clients it is given, by provider."""
 
-    def __init__(self, clients: Mapping[str, LlmClient], ledger: ResultLedger, *, owner: str) -> None:
+    def __init__(
+        self,
+        clients: Mapping[str, LlmClient],
+        ledger: ResultLedger,
+        *,
+        owner: str,
+        claim_seconds: float = CLAIM_SECONDS,
+    ) -> None:
         self._clients = dict(clients)
-        self._calls = LedgeredCalls(ledger, owner=owner, harmless=(LlmTransient, LlmThrottled, LlmPermanent))
+        self._calls = LedgeredCalls(
+            ledger,
+            owner=owner,
+            harmless=(LlmTransient, LlmThrottled, LlmPermanent),
+            claim_seconds=claim_seconds,
+        )
 
     @property
     def handles(self) -> tuple[type[Event], ...]:

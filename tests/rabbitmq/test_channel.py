@@ -1,0 +1,228 @@
+"""The data path below the client library: frames in any pieces, acks in runs, deliveries in turns. No broker here."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rockbot_messaging.rabbitmq.acks import Acks
+from rockbot_messaging.rabbitmq.channel import Channel, ChannelLost, Parcel, Refused, Returned
+from rockbot_messaging.rabbitmq.fields import Properties, encode_properties
+from rockbot_messaging.rabbitmq.handling import Handling, Item
+from rockbot_messaging.rabbitmq.tap import Outbox, TappedStream
+from rockbot_messaging.rabbitmq.wire import Delivery
+
+
+class _Wire:
+    """A stream writer that keeps what is written."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return False
+
+
+def _open(number: int = 1, frame_max: int = 131072) -> tuple[TappedStream, Channel, _Wire]:
+    loop = asyncio.get_running_loop()
+    stream, wire = TappedStream(loop), _Wire()
+    channel = Channel(number, frame_max, Outbox(wire, loop))
+    stream.sinks[number] = channel
+    return stream, channel, wire
+
+
+def _frame(kind: int, channel: int, payload: bytes) -> bytes:
+    return struct.pack(">BHI", kind, channel, len(payload)) + payload + b"\xce"
+
+
+def _deliver(tag: int, body: bytes, *, channel: int = 1, pieces: int = 1, redelivered: bool = False) -> bytes:
+    method = struct.pack(">HH", 60, 60) + b"\x04ctag" + struct.pack(">QB", tag, redelivered) + b"\x02ns" + b"\x03a.b"
+    frames = _frame(1, channel, method)
+    frames += _frame(2, channel, struct.pack(">HHQ", 60, 0, len(body)) + encode_properties(Properties(type="t")))
+    size = max(1, -(-len(body) // pieces))
+    for at in range(0, len(body), size):
+        frames += _frame(3, channel, body[at : at + size])
+    return frames
+
+
+def _method(klass: int, method: int, rest: bytes) -> bytes:
+    return struct.pack(">HH", klass, method) + rest
+
+
+@given(
+    st.lists(st.tuples(st.binary(max_size=40), st.integers(1, 3)), max_size=6),
+    st.lists(st.integers(1, 30), max_size=60),
+)
+def test_deliveries_are_whole_however_the_stream_is_cut(bodies: list[tuple[bytes, int]], cuts: list[int]) -> None:
+    async def run() -> None:
+        stream, channel, _ = _open()
+        got: list[Delivery] = []
+        channel.receive(got.append)
+        others = _frame(1, 7, b"for the library")
+        data = others.join(_deliver(tag, body, pieces=pieces) for tag, (body, pieces) in enumerate(bodies, start=1))
+        at = 0
+        for cut in cuts:
+            stream.feed_data(data[at : at + cut])
+            at += cut
+        stream.feed_data(data[at:])
+        stream.feed_eof()
+        assert [(one.tag, one.body, one.exchange, one.routing_key) for one in got] == [
+            (tag, body, "ns", "a.b") for tag, (body, _) in enumerate(bodies, start=1)
+        ]
+        assert await stream.read() == others * max(0, len(bodies) - 1)
+
+    asyncio.run(run())
+
+
+async def test_what_is_not_ours_reaches_the_library_untouched() -> None:
+    stream, _, _ = _open()
+    data = (
+        _frame(1, 0, b"tune")
+        + _frame(1, 1, _method(60, 21, b"\x04ctag"))
+        + _frame(8, 0, b"")
+        + _deliver(1, b"x", channel=2)
+    )
+    stream.feed_data(data)
+    stream.feed_data(b"AMQP\x00")
+    stream.feed_eof()
+    assert await stream.read() == data + b"AMQP\x00"
+
+
+async def test_a_busy_connection_looks_alive_to_the_library() -> None:
+    stream, channel, _ = _open()
+    channel.receive(lambda _: None)
+    stream._shown_at -= 60
+    stream.feed_data(_deliver(1, b"x"))
+    stream.feed_data(_deliver(2, b"x"))
+    stream.feed_eof()
+    assert await stream.read() == b"\x08\x00\x00\x00\x00\x00\x00\xce"
+
+
+async def test_confirms_returns_and_refusals_reach_the_publish_they_mean() -> None:
+    stream, channel, _ = _open()
+    parcels = [
+        Parcel("ns", "a.b", encode_properties(Properties(message_id=name)), b"body", True, name) for name in "12345"
+    ]
+    futures = channel.publish(parcels)
+    returned = _method(60, 50, struct.pack(">H", 312) + b"\x08NO_ROUTE" + b"\x02ns" + b"\x03a.b")
+    stream.feed_data(_frame(1, 1, returned) + _frame(2, 1, struct.pack(">HHQ", 60, 0, 4) + parcels[1].properties))
+    stream.feed_data(_frame(3, 1, b"body"))
+    stream.feed_data(_frame(1, 1, _method(60, 80, struct.pack(">QB", 3, 1))))
+    stream.feed_data(_frame(1, 1, _method(60, 120, struct.pack(">QB", 4, 0))))
+    assert futures[0].result() is None and futures[2].result() is None
+    assert isinstance(futures[1].result(), Returned)
+    assert isinstance(futures[3].result(), Refused)
+    assert channel.outstanding == 1
+    stream.feed_data(_frame(1, 1, _method(20, 40, struct.pack(">H", 406) + b"\x03why" + b"\0\0\0\0")))
+    assert isinstance(futures[4].result(), ChannelLost)
+    (late,) = channel.publish(parcels[:1])
+    assert str(late.result()) == "why"
+
+
+async def test_a_large_body_is_cut_into_frames_and_an_empty_one_has_none() -> None:
+    _, channel, wire = _open(frame_max=108)
+    channel.publish([Parcel("", "q", b"\0\0", b"x" * 250, False, "1"), Parcel("", "q", b"\0\0", b"", False, "2")])
+    channel.flush()
+    kinds, at = [], 0
+    while at < len(wire.written):
+        kind, _, length = struct.unpack_from(">BHI", wire.written, at)
+        kinds.append((kind, length if kind == 3 else None))
+        at += 8 + length
+    assert kinds == [(1, None), (2, None), (3, 100), (3, 100), (3, 50), (1, None), (2, None)]
+
+
+class _Broker:
+    """Reads settlements as RabbitMQ does, and objects where it would."""
+
+    def __init__(self, delivered: int) -> None:
+        self.unsettled = set(range(1, delivered + 1))
+        self.acked: set[int] = set()
+        self.returned: list[int] = []
+
+    def read(self, wire: _Wire) -> None:
+        for at in range(0, len(wire.written), 21):
+            _, _, _, _, method, tag, bits, _ = struct.unpack_from(">BHIHHQBB", wire.written, at)
+            assert tag in self.unsettled, f"unknown delivery tag {tag}: RabbitMQ would close the channel"
+            tags = {one for one in self.unsettled if one <= tag} if bits & 1 else {tag}
+            self.unsettled -= tags
+            if method == 80:
+                self.acked |= tags
+            else:
+                self.returned.append(tag)
+        wire.written = b""
+
+
+@given(st.data(), st.integers(1, 30), st.integers(1, 10))
+def test_every_delivery_is_settled_once_and_as_told(data: st.DataObject, count: int, batch: int) -> None:
+    order = data.draw(st.permutations(range(1, count + 1)))
+    handed_back = data.draw(st.sets(st.integers(1, count)))
+    flush_after = data.draw(st.sets(st.integers(1, count)))
+
+    async def run() -> None:
+        _, channel, wire = _open()
+        acks, broker = Acks(channel, batch=batch), _Broker(count)
+        for tag in order:
+            if tag in handed_back:
+                acks.hand_back(tag)
+            else:
+                acks.ack(tag)
+            if tag in flush_after:
+                acks.flush()
+            channel.flush()
+            broker.read(wire)
+        acks.flush()
+        channel.flush()
+        broker.read(wire)
+        assert not broker.unsettled
+        assert broker.acked == set(range(1, count + 1)) - handed_back
+        assert broker.returned == [tag for tag in order if tag in handed_back]
+
+    asyncio.run(run())
+
+
+async def test_a_run_of_acks_is_one_frame() -> None:
+    _, channel, wire = _open()
+    acks = Acks(channel, batch=25)
+    for tag in range(1, 26):
+        acks.ack(tag)
+    channel.flush()
+    assert len(wire.written) == 21
+
+
+def _item(tag: int, *, redelivered: bool = False) -> Item:
+    _, channel, _ = _open()
+    return Item(Delivery(tag, "", "", b"", b"", redelivered=redelivered), channel, Acks(channel, batch=1))
+
+
+@pytest.mark.parametrize("parallelism", [1, 3])
+async def test_handling_keeps_order_limit_and_loneliness(parallelism: int) -> None:
+    begun: list[int] = []
+    together: list[set[int]] = []
+    running: set[int] = set()
+    lonely = {4, 5}
+
+    async def work(item: Item) -> None:
+        tag = item.delivery.tag
+        running.add(tag)
+        begun.append(tag)
+        together.append(set(running))
+        if tag % 2:
+            await asyncio.sleep(0)
+        running.discard(tag)
+
+    idle = asyncio.Event()
+    handling = Handling(work, parallelism, on_idle=lambda: idle.set() if len(begun) == 9 else None)
+    for tag in range(1, 10):
+        handling.offer(_item(tag, redelivered=tag in lonely))
+    async with asyncio.timeout(5):
+        await idle.wait()
+    assert begun == list(range(1, 10))
+    assert max(len(one) for one in together) <= parallelism
+    assert all(one == {tag} for tag in lonely for one in together if tag in one)
