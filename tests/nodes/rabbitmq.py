@@ -160,7 +160,12 @@ class RabbitNode:
         """Kill the server and its port mapper, remove its files."""
         self.kill()
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            subprocess.run(["epmd", "-kill"], env=self._env, capture_output=True, timeout=10, check=False)
+            # The port mapper refuses to end while it still believes the server, killed just now, to be alive.
+            for _ in range(40):
+                ended = subprocess.run(["epmd", "-kill"], env=self._env, capture_output=True, timeout=10, check=False)
+                if ended.returncode == 0:
+                    break
+                time.sleep(0.05)
         shutil.rmtree(self._home, ignore_errors=True)
 
 
