@@ -9,6 +9,7 @@ and confirms out of the stream before they see them. It needs nothing private: a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import struct
 from typing import Any, Final, Protocol, final
@@ -127,8 +128,9 @@ class Outbox:
         return self._writer.transport.get_write_buffer_size() > _FAR_BEHIND
 
     async def drain(self) -> None:
-        """Wait while the socket is behind."""
-        await self._writer.drain()
+        """Wait while the socket is behind; its end is somebody else's to report."""
+        with contextlib.suppress(OSError):
+            await self._writer.drain()
 
     def abort(self) -> None:
         """Cut the connection without a farewell."""

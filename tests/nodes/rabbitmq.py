@@ -15,7 +15,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, final
 
@@ -28,7 +28,8 @@ _MISSING = (
 _START_SECONDS = 90.0
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on right now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -43,6 +44,19 @@ def _installation() -> Path | None:
     return Path(server).resolve().parent if server else None
 
 
+def _port_mapper() -> str:
+    found = shutil.which("epmd") or next(map(str, Path("/usr/lib/erlang").glob("erts-*/bin/epmd")), None)
+    if found is None:
+        raise RuntimeError(_MISSING)
+    return found
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
 @final
 class RabbitNode:
     """One private node. `start` after `kill` finds everything that was stored."""
@@ -54,9 +68,11 @@ class RabbitNode:
         self._sbin = sbin
         self._extra_config = extra_config
         self._home = Path(tempfile.mkdtemp(prefix="rockbot-rabbit-"))
-        self.port = _free_port()
+        self.port = free_port()
         self.name = f"rb{self.port}@localhost"
-        self._env = self._environment(_free_port(), _free_port())
+        self._mapper_port = free_port()
+        self._env = self._environment(self._mapper_port, free_port())
+        self._mapper: subprocess.Popen[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -97,6 +113,16 @@ class RabbitNode:
 
     def start(self) -> None:
         """Start the server and wait until it accepts AMQP."""
+        if self._mapper is None:
+            # Left to itself, Erlang starts a port mapper that outlives everything; ours is a child and dies with `stop`.
+            self._mapper = subprocess.Popen(
+                [_port_mapper(), "-port", str(self._mapper_port), "-address", "127.0.0.1"],
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            self._wait(lambda: _listens(self._mapper_port), self._mapper)
         with (self._home / "console.log").open("ab") as console:
             self._process = subprocess.Popen(
                 [str(self._sbin / "rabbitmq-server")],
@@ -107,10 +133,14 @@ class RabbitNode:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self._wait(self._greets, self._process)
+
+    def _wait(self, ready: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + _START_SECONDS
-        while not self._greets():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                tail = (self._home / "console.log").read_text(errors="replace")[-2000:]
+        while not ready():
+            if process.poll() is not None or time.monotonic() > deadline:
+                console = self._home / "console.log"
+                tail = console.read_text(errors="replace")[-2000:] if console.exists() else "no port mapper"
                 raise RuntimeError(f"the private RabbitMQ node did not start:\n{tail}")
             time.sleep(0.05)
 
@@ -159,13 +189,10 @@ class RabbitNode:
     def stop(self) -> None:
         """Kill the server and its port mapper, remove its files."""
         self.kill()
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            # The port mapper refuses to end while it still believes the server, killed just now, to be alive.
-            for _ in range(40):
-                ended = subprocess.run(["epmd", "-kill"], env=self._env, capture_output=True, timeout=10, check=False)
-                if ended.returncode == 0:
-                    break
-                time.sleep(0.05)
+        if self._mapper is not None:
+            self._mapper.kill()
+            self._mapper.wait()
+            self._mapper = None
         shutil.rmtree(self._home, ignore_errors=True)
 
 

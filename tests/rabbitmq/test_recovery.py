@@ -9,7 +9,16 @@ import pytest
 from nodes.rabbitmq import RabbitNode
 from rabbitmq.harness import RabbitHarness
 
-from rockbot_messaging import Ack, MessageEnvelope, RetryPolicy, Verdict, WatchSubscription, WorkSubscription
+from rockbot_messaging import (
+    Ack,
+    DeadLetter,
+    MessageEnvelope,
+    Retry,
+    RetryPolicy,
+    Verdict,
+    WatchSubscription,
+    WorkSubscription,
+)
 from rockbot_messaging.testing import Recorder
 from rockbot_messaging.testing.harness import buried, message
 
@@ -77,8 +86,9 @@ async def test_closed_connections_come_back_with_consumers_watchers_and_publishe
     await bus.subscriber.subscribe(_WORK, worker)
     watching = await bus.subscriber.subscribe(WatchSubscription(name="news", patterns=("news.#",)), watcher)
     address = watching.address
-    await asyncio.to_thread(rabbit_node.ctl, "close_all_connections", "for a test")
-    await _until(lambda: not bus.health().connected or bool(bus.health().idle_seconds))
+    closing = asyncio.create_task(asyncio.to_thread(rabbit_node.ctl, "close_all_connections", "for a test"))
+    await _until(lambda: bool(bus.health().idle_seconds))
+    await closing
     await _until(lambda: bus.health().connected and not bus.health().idle_seconds, 10)
     await bus.publisher.publish(message("job.one"))
     await bus.publisher.publish(message("news.one"))
@@ -148,3 +158,33 @@ async def test_publishing_goes_on_over_a_cut_wire(harness: RabbitHarness) -> Non
     bus.cut()
     await asyncio.gather(*publishing)
     await _until(lambda: set(worker.ids) == {one.message_id for one in sent})
+
+
+async def test_cuts_in_the_middle_of_everything_lose_nothing(harness: RabbitHarness) -> None:
+    bus = await harness.connect()
+    handled: set[str] = set()
+    deliveries = 0
+
+    async def handler(envelope: MessageEnvelope) -> Verdict:
+        nonlocal deliveries
+        deliveries += 1
+        if deliveries in (40, 120, 250, 400):
+            bus.cut()
+        if envelope.body == b"poison":
+            return DeadLetter(reason="poison")
+        if deliveries % 50 == 0 and envelope.attempt == 1:
+            return Retry(after=0, reason="again")
+        handled.add(envelope.message_id)
+        return Ack()
+
+    work = WorkSubscription(name="work", patterns=("job.#",), prefetch=20, retry=RetryPolicy(max_attempts=9))
+    await bus.subscriber.subscribe(work, handler)
+    sent = [message("job.one", b"poison" if number % 25 == 0 else b"fine") for number in range(500)]
+    await asyncio.gather(*(bus.publisher.publish_many(sent[at : at + 5]) for at in range(0, 500, 5)))
+    fine = {one.message_id for one in sent if one.body == b"fine"}
+    poison = {one.message_id for one in sent if one.body == b"poison"}
+    await _until(lambda: handled == fine)
+    await buried(bus, "work", len(poison))
+    async with asyncio.timeout(20):
+        while {letter.id for letter in await bus.dead_letters.letters("work", limit=1000)} != poison:
+            pass
