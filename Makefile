@@ -18,7 +18,7 @@ $(STAMP): $(LOCK) pyproject.toml
 	@touch $@
 
 install: $(STAMP) ## install into .venv, everything pinned by hash
-	@$(BIN)/python -I -m rockbot_scripts.wasm.build
+	@told=$$($(BIN)/python -I -m rockbot_scripts.wasm.build) || { echo "$$told" >&2; exit 1; }
 
 run: install ## set up, start embedded, work through examples/tasks.jsonl, show the dead letter
 	@mkdir -p .rockbot && chmod 700 .rockbot

@@ -150,10 +150,10 @@ def _replace(path: Path, data: bytes | bytearray) -> None:
 
 
 def main() -> int:
-    """Build under the directory given as the only argument; the answer is one JSON line."""
+    """Build under the directory given as the only argument (default: the user's cache); the answer is one JSON line."""
     os.umask(0o077)
     try:
-        answer = ensure(Path(sys.argv[1]))
+        answer = ensure(Path(sys.argv[1]) if len(sys.argv) > 1 else files.cache_root(None))
     except ScriptServiceError as failure:
         answer = {"error": type(failure).__name__, "message": str(failure)}
     sys.stdout.write(json.dumps(answer) + "\n")
