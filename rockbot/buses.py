@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from rockbot.errors import ConfigError, MissingExtra
+from rockbot.logs import quiet_libraries
 from rockbot.settings import Settings
 from rockbot_messaging.clock import Clock, IdSource
 from rockbot_messaging.ports import MessageBus
@@ -56,6 +57,7 @@ def make_bus(
             except ModuleNotFoundError as exc:
                 raise MissingExtra("a RabbitMQ broker", "rabbitmq") from exc
 
+            quiet_libraries()
             return RabbitBus(
                 RabbitSettings(
                     url=url,

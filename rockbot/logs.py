@@ -9,7 +9,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Final, Literal, TextIO, final
 
-__all__ = ["JsonFormatter", "LineFormatter", "configure"]
+__all__ = ["JsonFormatter", "LineFormatter", "configure", "quiet_libraries"]
 
 _STANDARD: Final = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {
     "message",
@@ -94,6 +94,12 @@ def _sayable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def quiet_libraries() -> None:
+    """Silence the AMQP client, which prints a traceback for every lost connection; our provider says it in one line."""
+    for name in ("aio_pika", "aiormq"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
 def configure(level: str, form: Literal["auto", "console", "json"], stream: TextIO | None = None) -> None:
     """Send all logs of this process to `stream` (standard error) in one form; `auto` is console on a terminal."""
     out = stream or sys.stderr
@@ -103,5 +109,6 @@ def configure(level: str, form: Literal["auto", "console", "json"], stream: Text
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for noisy in ("aio_pika", "aiormq", "httpx2", "httpcore2", "asyncio", "uvicorn", "anthropic"):
+    quiet_libraries()
+    for noisy in ("httpx2", "httpcore2", "asyncio", "uvicorn", "anthropic"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))

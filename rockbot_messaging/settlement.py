@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from typing import final
 
 from rockbot_messaging.envelope import MessageEnvelope
-from rockbot_messaging.letters import Failure, append_history
+from rockbot_messaging.letters import Failure, Letter, append_history
 from rockbot_messaging.retries import RetryPolicy, next_step
 from rockbot_messaging.verdicts import Ack, DeadLetter, Retry, Verdict
 
-__all__ = ["Bury", "Delay", "Forget", "Outcome", "decide", "still_waiting"]
+__all__ = ["Bury", "Delay", "Forget", "Outcome", "decide", "sent_on", "still_waiting"]
 
 
 @final
@@ -75,6 +75,24 @@ def decide(envelope: MessageEnvelope, verdict: Verdict, policy: RetryPolicy, *, 
                 return _bury(envelope.replace(history=history), _give_up(verdict, reason), queue, now_ms)
             wait = policy.delay_after(envelope.attempt) if verdict.after is None else verdict.after
             return _delay(envelope.replace(attempt=envelope.attempt + 1, history=history), wait, now_ms)
+
+
+def sent_on(letter: Letter, *, now_ms: int, body: bytes | None = None) -> MessageEnvelope:
+    """The message of a dead letter as it starts anew: same id, first attempt, no history, mended if a body is given.
+
+    A deadline moves by the time the letter lay dead: who sends it on wants it handled, not answered as expired.
+    """
+    envelope = letter.envelope
+    deadline = envelope.deadline_ms
+    return envelope.replace(
+        body=envelope.body if body is None else body,
+        attempt=1,
+        handbacks=0,
+        due_ms=None,
+        history=(),
+        redelivered=False,
+        deadline_ms=None if deadline is None else deadline + max(0, now_ms - letter.failure.at_ms),
+    )
 
 
 def history_line(attempt: int, verdict: Retry, now_ms: int) -> str:

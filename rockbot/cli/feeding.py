@@ -155,6 +155,10 @@ class Feeder:
                 return letters
             await asyncio.sleep(_LOOK)
 
+    def _with_flags(self, line: str) -> str:
+        """A command line as it has to be typed to reach this host's successor."""
+        return line.replace("rockbot", f"rockbot{self._call.address_flags}", 1)
+
     def _show(self, letters: list[LetterSummary]) -> None:
         if not letters:
             self._screen.say("no dead letters", "good")
@@ -166,8 +170,8 @@ class Feeder:
                 (
                     ("reason", letter.reason),
                     ("topic", letter.topic),
-                    ("read it", f"rockbot dlq show {letter.queue} {letter.id}"),
-                    ("send it on", f"{letter.replay_command} --edit"),
+                    ("read it", self._with_flags(f"rockbot dlq show {letter.queue} {letter.id}")),
+                    ("send it on", self._with_flags(f"{letter.replay_command} --edit")),
                 )
             )
             for letter in letters
@@ -176,4 +180,5 @@ class Feeder:
         if self._settings.state_address.startswith("memory:"):
             self._screen.say("(the state was in memory: it ends with this process)", "dim")
         else:
-            self._screen.say("(start `rockbot up` first: it goes on with the same state)", "dim")
+            where = self._call.address_flags
+            self._screen.say(f"(these commands talk to a running host; start it with: rockbot{where} up)", "dim")

@@ -55,6 +55,14 @@ class Invocation:
         """Where output goes."""
         return Screen(json=bool(self._flags.get("as_json")), color=not self._flags.get("no_color"))
 
+    @property
+    def address_flags(self) -> str:
+        """The given flags that say which host and which state are meant, as they have to be typed again."""
+        import shlex
+
+        given = [(name, self._flags.get(name)) for name in ("config", "socket", "state")]
+        return "".join(f" --{name} {shlex.quote(str(value))}" for name, value in given if value is not None)
+
     def settings(self, **further: Any) -> Settings:
         """The settings, read once; `further` are flags of the command itself.
 

@@ -14,6 +14,7 @@ from rockbot_messaging.letters import UNROUTED, DeadLetterQueue, Failure, Letter
 from rockbot_messaging.memory.broker import MemoryBroker
 from rockbot_messaging.memory.outgoing import check_size
 from rockbot_messaging.memory.queues import MemoryQueue, Stored
+from rockbot_messaging.settlement import sent_on
 
 __all__ = ["MemoryDeadLetters"]
 
@@ -66,9 +67,8 @@ class MemoryDeadLetters:
         async with self._working:
             grave = self._grave(queue)
             letter = self._find(grave, letter_id)
-            again = letter.envelope.replace(attempt=1, handbacks=0, due_ms=None, history=(), redelivered=False)
+            again = sent_on(self._letter(grave, letter), now_ms=self._broker.clock.now_ms(), body=body)
             if body is not None:
-                again = again.replace(body=body)
                 check_size(again, self._max_body_bytes)
             queues = self._broker.route(again.topic) if grave is self._broker.unrouted else (grave,)
             if not queues:

@@ -30,6 +30,7 @@ from rockbot_messaging.rabbitmq.sender import Sender
 from rockbot_messaging.rabbitmq.settings import RabbitSettings
 from rockbot_messaging.rabbitmq.topology import Names
 from rockbot_messaging.rabbitmq.wire import ContentIds, Delivery, decode
+from rockbot_messaging.settlement import sent_on
 
 __all__ = ["RabbitDeadLetters"]
 
@@ -115,14 +116,7 @@ class RabbitDeadLetters:
         """See `DeadLetters.replay`."""
         async with self._look(queue) as (name, look):
             delivery, letter = await self._find(look, name, letter_id)
-            envelope = letter.envelope.replace(
-                body=letter.envelope.body if body is None else body,
-                attempt=1,
-                handbacks=0,
-                due_ms=None,
-                history=(),
-                redelivered=False,
-            )
+            envelope = sent_on(letter, now_ms=self._clock.now_ms(), body=body)
             if body is not None:
                 self._packer.check_body(envelope, letter.failure.queue or envelope.topic)
             await self._send(name, letter, envelope)

@@ -77,6 +77,19 @@ class LetterCases:
             await bus.dead_letters.letters("nowhere")
         assert await depth(bus, "work") == 3
 
+    async def test_a_replayed_letters_deadline_has_moved_by_the_time_it_lay_dead(self, harness: Harness) -> None:
+        bus = await harness.connect()
+        recorder = Recorder([DeadLetter(reason="not yet")])
+        await bus.subscriber.subscribe(WorkSubscription(name="work", patterns=("job.#",)), recorder)
+        await bus.publisher.publish(message("job.one", deadline_ms=4_000_000_000_000))
+        (letter,) = await buried(bus, "work", 1)
+        await harness.advance(1)
+        await bus.dead_letters.replay("work", letter.id)
+        await recorder.wait_finished(2)
+        deadline = recorder.envelopes[1].deadline_ms
+        assert deadline is not None
+        assert deadline >= 4_000_000_000_900
+
     async def test_a_mended_letter_goes_to_the_queue_it_came_from_and_to_no_other(self, harness: Harness) -> None:
         bus = await harness.connect()
         strict = Recorder(lambda one: Ack() if one.body == b"mended" else Retry(reason="cannot read this"))
