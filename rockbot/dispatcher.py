@@ -13,15 +13,13 @@ from typing import Final, final
 from rockbot.chain import Chain
 from rockbot.context import Context, Emission
 from rockbot.events.registry import EventRegistry
-from rockbot.events.tasks import StepStalled
 from rockbot.failures import FAILURES, FailureRule, verdict_of
 from rockbot.outgoing import Outgoing
 from rockbot_messaging.clock import Clock
 from rockbot_messaging.envelope import SCHEMA_VERSION, MessageEnvelope
-from rockbot_messaging.errors import BodyTooLarge, InvalidTopic, Unroutable
+from rockbot_messaging.notices import tell_who_waits
 from rockbot_messaging.ports import MessageHandler
 from rockbot_messaging.retries import RetryPolicy
-from rockbot_messaging.settlement import Bury, decide
 from rockbot_messaging.subscriptions import Subscription, WorkSubscription
 from rockbot_messaging.verdicts import Ack, DeadLetter, Retry, Verdict
 
@@ -100,39 +98,20 @@ class Dispatcher:
         self, envelope: MessageEnvelope, verdict: Verdict, subscription: str, policy: RetryPolicy | None
     ) -> Verdict:
         """A step that ends as a dead letter stalls its turn, and the turn is told before the letter is written."""
-        address = envelope.return_address
-        if policy is None or address is None or envelope.type == StepStalled.type_name:
-            return verdict  # a notice that dies tells nobody: it would tell itself, for ever
-        now_ms = self._clock.now_ms()
-        outcome = decide(envelope, verdict, policy, queue=subscription, now_ms=now_ms)
-        if not isinstance(outcome, Bury):
+        if policy is None:
             return verdict
-        event = StepStalled(message_id=envelope.message_id, queue=subscription, reason=outcome.failure.reason)
-        notice = envelope.caused(
-            f"stalled@{now_ms}",  # a letter that is replayed and dies again stalls its turn again
-            topic=address.topic,
-            type=event.type_name,
-            body=event.to_body(),
+        return await tell_who_waits(
+            envelope,
+            verdict,
+            policy,
+            publish=self._publish,
+            subscription=subscription,
             source=self._source,
-            timestamp_ms=now_ms,
-            return_address=address,
-            deadline_ms=None,
+            now_ms=self._clock.now_ms(),
         )
-        try:
-            await self._outgoing.send([Emission(notice)])
-        except (Unroutable, InvalidTopic, BodyTooLarge) as exc:
-            logger.warning(
-                "nobody could be told that a step failed",
-                extra={"message_id": envelope.message_id, "error": f"{type(exc).__name__}: {exc}"},
-            )
-            return verdict
-        except Exception as exc:
-            logger.warning(
-                "a turn could not be told that its step failed; the step is handed back",
-                extra={"message_id": envelope.message_id, "error": f"{type(exc).__name__}: {exc}"},
-            )
-            return Retry(reason=f"its turn could not be told: {outcome.failure.reason}", counted=False)
-        return verdict
+
+    async def _publish(self, envelope: MessageEnvelope) -> None:
+        await self._outgoing.send([Emission(envelope)])
 
     def _log(self, envelope: MessageEnvelope, verdict: Verdict) -> None:
         """What becomes of a failed message; that and how it failed is the logging link's to tell."""

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from rockbot.errors import ConfigError, PermanentFailure, TemporaryFailure, Unhandled
 from rockbot.events.registry import InvalidEvent, UnknownType, explain
 from rockbot.state.ports import StateUnavailable, VersionConflict
+from rockbot_messaging.calls import CallBusy
 from rockbot_messaging.errors import BodyTooLarge, BrokerUnreachable, Closed, InvalidTopic, NotConfirmed, Unroutable
 from rockbot_messaging.verdicts import DeadLetter, Retry, Verdict
 
@@ -65,6 +66,11 @@ def _temporary(exc: Exception) -> Verdict:
     return Retry(after=exc.after, reason=_text(exc), counted=exc.counted, error_type=type(exc).__name__)
 
 
+def _busy(exc: Exception) -> Verdict:
+    assert isinstance(exc, CallBusy)
+    return Retry(after=exc.seconds, reason=_text(exc), counted=False, error_type=type(exc).__name__)
+
+
 def _retry(exc: Exception) -> Verdict:
     return Retry(reason=_text(exc), error_type=type(exc).__name__, traceback=_trace(exc))
 
@@ -77,6 +83,7 @@ FAILURES: Final[Sequence[FailureRule]] = (
     FailureRule((InvalidEvent, UnknownType, Unhandled), "dead letter at once", _dead),
     FailureRule((PermanentFailure, ConfigError), "dead letter at once", _dead),
     FailureRule((TemporaryFailure,), "retry after the time it names, else by policy", _temporary),
+    FailureRule((CallBusy,), "handed back until the claim on its call ends, costs no attempt", _busy),
     FailureRule((VersionConflict, StateUnavailable), "handed back, costs no attempt", _hand_back),
     FailureRule((BrokerUnreachable, NotConfirmed, Closed), "handed back, costs no attempt", _hand_back),
     FailureRule((BodyTooLarge, InvalidTopic), "dead letter at once, with traceback", _dead_with_trace),

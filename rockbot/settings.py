@@ -41,7 +41,8 @@ class AgentSettings(_Section):
     """One agent.
 
     `model` None means the host's; `tools` None means all that are installed. `max_model_calls` bounds one task,
-    `timeout_seconds` is the deadline of a task that brings none.
+    `timeout_seconds` is the deadline of a task that brings none. `max_waiting` is how many tasks may wait in one
+    conversation for the one under way; what comes beyond is answered as failed (`busy`) at once.
     """
 
     instructions: str = "You are a helpful assistant. Use the tools for anything that needs computing."
@@ -50,6 +51,7 @@ class AgentSettings(_Section):
     max_model_calls: int = Field(default=25, ge=1, le=1000)
     max_output_tokens: int = Field(default=4096, ge=1)
     timeout_seconds: float = Field(default=3600, gt=0, le=30 * 86_400)
+    max_waiting: int = Field(default=100, ge=0, le=10_000)
 
 
 class AnthropicSettings(_Section):
@@ -80,7 +82,7 @@ class HostSettings(_Section):
     drain_seconds: float = Field(default=25, ge=0)
     health_host: str = "127.0.0.1"
     health_port: int = Field(default=0, ge=0, le=65535)
-    max_body_bytes: int = Field(default=16 << 20, ge=1024)
+    max_body_bytes: int = Field(default=16 << 20, ge=4096)
     claim_seconds: float = Field(default=5, gt=0, le=60)
     recovery_seconds: float = Field(default=30, gt=0)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -12,12 +12,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, final
 
-from rockbot_messaging.identity import derive_id
+from rockbot_messaging.identity import DEFAULT_TENANT, derive_id
 
 __all__ = ["DEFAULT_TENANT", "SCHEMA_VERSION", "HeaderValue", "MessageEnvelope", "ReturnAddress"]
-
-#: The tenant of every message that names none.
-DEFAULT_TENANT: Final = "default"
 
 #: Version of the wire contract that this release writes; it reads this one and the next.
 SCHEMA_VERSION: Final = 1
@@ -112,7 +109,7 @@ class MessageEnvelope:
         return MessageEnvelope(
             topic=topic,
             body=body,
-            message_id=derive_id(self.message_id, name),
+            message_id=derive_id(self.message_id, name, tenant=self.tenant),
             type=type,
             source=source,
             timestamp_ms=timestamp_ms,

@@ -11,14 +11,18 @@ import hashlib
 import uuid
 from typing import Final
 
-__all__ = ["derive_id", "foreign_id"]
+__all__ = ["DEFAULT_TENANT", "derive_id", "foreign_id"]
+
+#: The tenant of every message that names none.
+DEFAULT_TENANT: Final = "default"
 
 _NAMESPACE: Final = uuid.UUID("6a1c7d2e-6f0b-5c1d-9b55-0d7f3f7f5a11")
 
 
-def derive_id(parent: str, name: str) -> str:
-    """The id of what `parent` causes under `name`; equal arguments give equal ids."""
-    return str(uuid.uuid5(_NAMESPACE, f"{parent}\x1f{name}"))
+def derive_id(parent: str, name: str, *, tenant: str = DEFAULT_TENANT) -> str:
+    """The id of what `parent` causes under `name`; equal arguments give equal ids, equal parents of two tenants do not."""
+    made = str(uuid.uuid5(_NAMESPACE, f"{parent}\x1f{name}"))
+    return made if tenant == DEFAULT_TENANT else str(uuid.uuid5(_NAMESPACE, f"tenant\x1f{made}\x1f{tenant}"))
 
 
 def foreign_id(
@@ -29,16 +33,18 @@ def foreign_id(
     reply_to: str | None,
     correlation_id: str | None,
     body: bytes,
+    tenant: str = DEFAULT_TENANT,
 ) -> str | None:
     """The identity of a message that another system published, or None when it carries nothing to tell it by.
 
     With a message id: publisher (user id, else app id), topic and that id. Without one: topic, reply-to, correlation
     id and the body's digest, so that a client that sends its request again is recognised. Without any of these the
-    caller draws a fresh id, and a crash before the first commit may handle the message twice.
+    caller draws a fresh id, and a crash before the first commit may handle the message twice. The ids of two tenants
+    never meet.
     """
     if message_id:
-        return derive_id(f"foreign\x1f{publisher or ''}\x1f{topic}", message_id)
+        return derive_id(f"foreign\x1f{publisher or ''}\x1f{topic}", message_id, tenant=tenant)
     if reply_to or correlation_id:
         digest = hashlib.sha256(body).hexdigest()
-        return derive_id(f"anonymous\x1f{topic}\x1f{reply_to or ''}\x1f{correlation_id or ''}", digest)
+        return derive_id(f"anonymous\x1f{topic}\x1f{reply_to or ''}\x1f{correlation_id or ''}", digest, tenant=tenant)
     return None

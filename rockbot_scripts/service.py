@@ -15,10 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, final
 
+from rockbot_messaging.calls import CallBusy, CallRefused, LedgeredCalls
 from rockbot_messaging.clock import Clock
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.errors import BodyTooLarge, MessagingError, Unroutable
-from rockbot_messaging.ledger import Begun, Busy, Finished, Refused, ResultLedger
+from rockbot_messaging.ledger import ResultLedger
+from rockbot_messaging.notices import tell_who_waits
 from rockbot_messaging.ports import Consumption, MessageBus
 from rockbot_messaging.subscriptions import WorkSubscription
 from rockbot_messaging.verdicts import Ack, DeadLetter, Retry, Verdict
@@ -69,13 +71,19 @@ class ScriptService:
     ) -> None:
         self._runner = runner
         self._bus = bus
-        self._ledger = ledger
+        # A run has no effect outside of its sandbox, so one that was drained away may be begun elsewhere at once.
+        self._calls = LedgeredCalls(
+            ledger,
+            owner=owner,
+            harmless=(SandboxUnavailable,),
+            cancelling_is_harmless=True,
+            claim_seconds=settings.claim_seconds,
+        )
         self._clock = clock
-        self._owner = owner
         self._source = source
-        self._claim_seconds = settings.claim_seconds
         self._call_log: Path | None = settings.call_log
         self._subscriptions = subscriptions(settings)
+        self._by_topic = {pattern: item for item in self._subscriptions for pattern in item.patterns}
         self._consumptions: list[Consumption] = []
         self._running: dict[tuple[str, str], tuple[str | None, asyncio.Event]] = {}
         self._prepared = False
@@ -128,57 +136,47 @@ class ScriptService:
         return len(found)
 
     async def handle(self, envelope: MessageEnvelope) -> Verdict:
-        """Handle one delivery; the answer is stored by the broker before the verdict is given."""
+        """Handle one delivery; the answer is stored by the broker before the verdict is given.
+
+        A request that ends as a dead letter is told to its return address first.
+        """
+        verdict = await self._verdict(envelope)
+        subscription = self._by_topic.get(envelope.topic, self._subscriptions[0])
+        return await tell_who_waits(
+            envelope,
+            verdict,
+            subscription.retry,
+            publish=self._bus.publisher.publish,
+            subscription=subscription.name,
+            source=self._source,
+            now_ms=self._clock.now_ms(),
+        )
+
+    async def _verdict(self, envelope: MessageEnvelope) -> Verdict:
         try:
             invoke = read_request(envelope)
         except InvalidRequest as wrong:
             return DeadLetter(reason=str(wrong), error_type=type(wrong).__name__)
-        key = (envelope.tenant, envelope.message_id)
-        if key in self._running:
-            # The ledger lets one owner claim again, so a second copy in this process is stopped here.
-            return Retry(after=self._claim_seconds, reason="this script is being run right now", counted=False)
-        cancel = asyncio.Event()
-        self._running[key] = (envelope.root_task_id, cancel)
+
+        async def work(_: int) -> bytes:
+            cancel = asyncio.Event()
+            key = (envelope.tenant, envelope.message_id)
+            self._running[key] = (envelope.root_task_id, cancel)
+            try:
+                return (await self._run(envelope, invoke, cancel)).model_dump_json().encode()
+            finally:
+                del self._running[key]
+
         try:
-            match await self._begin(envelope):
-                case Busy(seconds):
-                    return Retry(after=seconds, reason="another worker is running this script", counted=False)
-                case Refused(reason):
-                    logger.info("script not run: %s", reason, extra={"call_id": envelope.message_id})
-                    return Ack()
-                case Finished(stored):
-                    body = stored
-                case _:
-                    body = await self._execute(envelope, invoke, cancel)
+            body = await self._calls.run(envelope.message_id, tenant=envelope.tenant, work=work)
+        except CallBusy as busy:
+            return Retry(after=busy.seconds, reason=str(busy), counted=False)
+        except CallRefused as refused:
+            logger.info("script not run: %s", refused, extra={"call_id": envelope.message_id})
+            return Ack()
         except SandboxUnavailable as failure:
-            await self._release(envelope)
             return Retry(reason=str(failure), error_type=type(failure).__name__)
-        finally:
-            del self._running[key]
         return await self._answer(envelope, body)
-
-    async def _begin(self, envelope: MessageEnvelope) -> Begun | Busy | Finished | Refused:
-        return await self._ledger.begin(
-            envelope.message_id, tenant=envelope.tenant, owner=self._owner, claim_seconds=self._claim_seconds
-        )
-
-    async def _release(self, envelope: MessageEnvelope) -> None:
-        await self._ledger.release(envelope.message_id, tenant=envelope.tenant, owner=self._owner)
-
-    async def _execute(self, envelope: MessageEnvelope, invoke: ScriptInvoke, cancel: asyncio.Event) -> bytes:
-        """Run the script, its claim renewed meanwhile, and write down the result; returns the one that counts."""
-        renewal = asyncio.create_task(self._renew(envelope, cancel), name=f"renew claim {envelope.message_id}")
-        try:
-            result = await self._run(envelope, invoke, cancel)
-        except asyncio.CancelledError:
-            # Draining: the guest was killed, and it had no effect outside of its sandbox.
-            await self._release(envelope)
-            raise
-        finally:
-            renewal.cancel()
-            await asyncio.wait({renewal})
-        body = result.model_dump_json().encode()
-        return await self._ledger.finish(envelope.message_id, tenant=envelope.tenant, result=body)
 
     async def _run(self, envelope: MessageEnvelope, invoke: ScriptInvoke, cancel: asyncio.Event) -> ScriptResult:
         left = None
@@ -189,22 +187,6 @@ class ScriptService:
         if self._call_log is not None:
             await asyncio.to_thread(_append, self._call_log, envelope.message_id, invoke.language)
         return await self._runner.run(invoke, cancel=cancel, time_left=left)
-
-    async def _renew(self, envelope: MessageEnvelope, cancel: asyncio.Event) -> None:
-        """Keep the claim while the script runs; when the call was refused meanwhile, stop the script."""
-        while True:
-            await asyncio.sleep(self._claim_seconds / 3)
-            try:
-                state = await self._ledger.renew(
-                    envelope.message_id, tenant=envelope.tenant, owner=self._owner, claim_seconds=self._claim_seconds
-                )
-            except Exception as failure:
-                # The claim only guards against running twice; the result is still written once.
-                logger.warning("a claim could not be renewed: %s", failure, extra={"call_id": envelope.message_id})
-                continue
-            if isinstance(state, Refused):
-                cancel.set()
-                return
 
     async def _answer(self, envelope: MessageEnvelope, body: bytes) -> Verdict:
         address = envelope.return_address

@@ -6,9 +6,10 @@ Reading is tolerant (unknown fields pass); writing carries exactly the fields de
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import PydanticSerializationError, to_json
 
 from rockbot_messaging.ports import Door
 
@@ -28,5 +29,20 @@ class Event(BaseModel):
     door: ClassVar[Door] = Door.COMMANDS
 
     def to_body(self) -> bytes:
-        """The JSON body."""
-        return self.model_dump_json(exclude_none=True).encode()
+        """The JSON body, always valid UTF-8: a lone surrogate in a text becomes U+FFFD."""
+        try:
+            return self.model_dump_json(exclude_none=True).encode()
+        except PydanticSerializationError:
+            return to_json(_sayable(self.model_dump(exclude_none=True)), inf_nan_mode="null")
+
+
+def _sayable(value: Any) -> Any:
+    """`value` without lone surrogates. Providers and tools pass on what broken JSON escapes gave them."""
+    match value:
+        case str():
+            return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        case dict():
+            return {_sayable(name): _sayable(inner) for name, inner in value.items()}
+        case list() | tuple():
+            return [_sayable(inner) for inner in value]
+    return value

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rockbot.events.content import ContentPart, TextPart
 from rockbot.events.event import Event
-from rockbot.events.models import Usage
+from rockbot.events.models import StopReason, Usage
+from rockbot_messaging.notices import STALLED_TYPE
 from rockbot_messaging.ports import Door
 
 __all__ = [
@@ -57,7 +58,7 @@ class ErrorInfo(BaseModel):
 
 
 class AgentResponse(Event):
-    """The one terminal event of a task."""
+    """The one terminal event of a task. `stop_reason` is how the model's last reply ended: by itself, or cut short."""
 
     type_name: ClassVar[str] = "rockbot.agent.response"
     topics: ClassVar[tuple[str, ...]] = ("agent.response.*",)
@@ -70,6 +71,7 @@ class AgentResponse(Event):
     output: str = ""
     parts: tuple[ContentPart, ...] = ()
     error: ErrorInfo | None = None
+    stop_reason: StopReason = "end_turn"
     model_calls: int = 0
     tool_calls: int = 0
     usage: Usage = Usage()
@@ -94,7 +96,7 @@ class AgentStatus(Event):
 class StepStalled(Event):
     """A step of a turn lies in a dead-letter queue; the turn waits until somebody sends it on."""
 
-    type_name: ClassVar[str] = "rockbot.agent.step-stalled"
+    type_name: ClassVar[str] = STALLED_TYPE
 
     message_id: str
     queue: str

@@ -24,17 +24,23 @@ R = TypeVar("R")
 @final
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One event with its envelope, at an instant of the injected clock."""
+    """One event with its envelope, at an instant of the injected clock.
+
+    `body_limit` is how many bytes the body of a command may have (None: any number). `oversize` names the commands of an
+    earlier decision on this very input that had more: decide again without them, or with smaller ones.
+    """
 
     event: Event
     envelope: MessageEnvelope
     now_ms: int
+    body_limit: int | None = None
+    oversize: frozenset[str] = frozenset()
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """One message to send with the step. Its id is derived from the input's id and `name`.
+    """One message to send with the step. Its id is derived from the input's id, its tenant and `name`.
 
     `address` sends it to one queue instead of through its door. `awaits_answer` keeps it open until a later step names its
     id in `answered`.
@@ -107,11 +113,15 @@ class Machine(Protocol[S, R]):
 
     def dump_record(self, record: R) -> bytes: ...
 
-    def load_record(self, data: bytes) -> R: ...
+    def load_record(self, data: bytes) -> R:
+        """A stored record. Raises `NewerState`: this release cannot read it."""
+        ...
 
     def dump_state(self, state: S) -> bytes: ...
 
-    def load_state(self, data: bytes) -> S: ...
+    def load_state(self, data: bytes) -> S:
+        """A stored state. Raises `NewerState`: this release cannot read it."""
+        ...
 
 
 def advance(machine: Machine[S, R], state: S, given: Input) -> tuple[S, Decision[R]]:

@@ -52,6 +52,7 @@ class AgentSnapshot(_Frozen):
     tools: tuple[ToolSpec, ...]
     max_model_calls: int
     max_output_tokens: int
+    max_waiting: int = 100
 
 
 class Task(_Frozen):

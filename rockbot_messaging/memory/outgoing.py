@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from rockbot_messaging.clock import IdSource
-from rockbot_messaging.envelope import HeaderValue, MessageEnvelope, ReturnAddress
+from rockbot_messaging.envelope import DEFAULT_TENANT, HeaderValue, MessageEnvelope, ReturnAddress
 from rockbot_messaging.errors import BodyTooLarge
 from rockbot_messaging.identity import foreign_id
 from rockbot_messaging.letters import Failure
@@ -131,14 +131,6 @@ def from_foreign(
     app_id: str | None,
 ) -> MessageEnvelope:
     """The envelope of a plain client's message; a header of ours that has another type is as if it were not there."""
-    identity = foreign_id(
-        publisher=app_id,
-        topic=topic,
-        message_id=message_id,
-        reply_to=reply_to,
-        correlation_id=correlation_id,
-        body=body,
-    )
     known: dict[str, Any] = {}
     for names, wanted in ((_TEXTS, str), (_NUMBERS, int)):
         for name, field in names.items():
@@ -148,6 +140,15 @@ def from_foreign(
     address = headers.get("rockbot-return-topic"), headers.get("rockbot-return-token", "")
     if isinstance(address[0], str) and isinstance(address[1], str):
         known["return_address"] = ReturnAddress(address[0], address[1])
+    identity = foreign_id(
+        publisher=app_id,
+        topic=topic,
+        message_id=message_id,
+        reply_to=reply_to,
+        correlation_id=correlation_id,
+        body=body,
+        tenant=known.get("tenant", DEFAULT_TENANT),
+    )
     return MessageEnvelope(
         topic=topic,
         body=body,

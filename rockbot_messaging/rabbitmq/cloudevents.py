@@ -80,7 +80,13 @@ def read_structured(content_type: str | None, body: bytes) -> CloudEvent | None:
 def _event(attributes: Mapping[str, Any], body: bytes | None, media: str | None) -> CloudEvent:
     def text(name: str) -> str | None:
         value = attributes.get(name)
-        return value if isinstance(value, str) and value else None
+        if not isinstance(value, str) or not value:
+            return None
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise Undecodable(f"the attribute {name!r} of the CloudEvent is no text that UTF-8 can carry") from None
+        return value
 
     return CloudEvent(
         id=text("id"),

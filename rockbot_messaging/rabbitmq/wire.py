@@ -131,6 +131,7 @@ def _foreign(
         reply_to=properties.reply_to,
         correlation_id=properties.correlation_id,
         body=delivery.body,
+        tenant=draft.tenant,
     )
     return draft.replace(message_id=identity or ids.new_id())
 

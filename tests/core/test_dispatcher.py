@@ -167,7 +167,7 @@ async def test_unforeseen_failures_keep_their_traceback(exc: Exception, kind: ty
 def test_every_error_of_messaging_has_a_row_of_its_own_or_is_known_not_to() -> None:
     rows = {error for rule in FAILURES[:-1] for error in rule.errors}
     left = {cls.__name__ for cls in MessagingError.__subclasses__() if not any(issubclass(cls, row) for row in rows)}
-    assert left <= {"LetterNotFound", "TopologyMismatch", "Undecodable"}
+    assert left <= {"CallRefused", "LetterNotFound", "TopologyMismatch", "Undecodable"}
 
 
 def test_the_table_can_be_printed() -> None:

@@ -53,6 +53,37 @@ def test_without_a_message_id_the_request_itself_identifies(topic: str, reply: s
     assert len({identity(body, "1"), identity(body, "2"), identity(body, None)}) == 3
 
 
+@given(_SOME, _SOME, _SOME)
+def test_equal_messages_of_two_tenants_have_nothing_in_common(parent: str, tenant: str, other: str) -> None:
+    def ids(tenant: str) -> set[str]:
+        named, nameless = (
+            foreign_id(
+                publisher="shop",
+                topic="t",
+                message_id=message_id,
+                reply_to="r",
+                correlation_id="c",
+                body=b"{}",
+                tenant=tenant,
+            )
+            for message_id in (parent, None)
+        )
+        envelope = MessageEnvelope(topic="a", body=b"", message_id=parent, type="t", tenant=tenant)
+        caused = envelope.caused("answer", topic="b", type="u", body=b"", source="", timestamp_ms=0)
+        assert named
+        assert nameless
+        return {named, nameless, caused.message_id}
+
+    assert len(ids(tenant)) == 3
+    assert (ids(tenant) == ids(other)) is (tenant == other)
+    assert tenant == other or not ids(tenant) & ids(other)
+
+
+def test_the_default_tenants_ids_are_those_without_a_tenant() -> None:
+    assert derive_id("parent", "name", tenant="default") == derive_id("parent", "name")
+    assert derive_id("parent", "name", tenant="acme") == "6b9e0bf7-a667-5c80-acfb-375ead130ea5"
+
+
 def test_a_message_with_nothing_to_tell_it_by_has_no_identity() -> None:
     for empty in (None, ""):
         assert (
@@ -81,7 +112,7 @@ def test_what_a_message_causes_inherits_its_story_and_not_its_addresses() -> Non
     child = parent.caused("answer", topic="b", type="u", body=b"1", source="me", timestamp_ms=7)
     again = parent.caused("answer", topic="b", type="u", body=b"1", source="me", timestamp_ms=7)
     assert child == again
-    assert child.message_id == derive_id("parent", "answer")
+    assert child.message_id == derive_id("parent", "answer", tenant="acme")
     assert (
         child.message_id != parent.caused("other", topic="b", type="u", body=b"1", source="", timestamp_ms=0).message_id
     )

@@ -14,8 +14,8 @@ from rockbot.context import Context
 from rockbot.errors import PermanentFailure, TemporaryFailure
 from rockbot.events import Event, LlmRequest, LlmResponse
 from rockbot.handler import CallNext
-from rockbot.ledgered import CLAIM_SECONDS, CallRefused, LedgeredCalls
 from rockbot.llm import LlmClient, LlmPermanent, LlmThrottled, LlmTransient, LlmUnknownOutcome
+from rockbot_messaging.calls import CLAIM_SECONDS, CallRefused, LedgeredCalls
 from rockbot_messaging.ledger import ResultLedger
 
 __all__ = ["LlmHandler"]

@@ -15,6 +15,7 @@ from rockbot.context import Context
 from rockbot.errors import TemporaryFailure
 from rockbot.events import Event
 from rockbot.handler import CallNext
+from rockbot_messaging.calls import CallBusy
 
 __all__ = ["LoggingLink"]
 
@@ -47,18 +48,24 @@ class LoggingLink:
         except asyncio.CancelledError:
             logger.info("message cancelled", extra=self._outcome(event, context, began, "cancelled"))
             raise
+        except CallBusy as exc:
+            self._handed_back(event, context, began, exc, exc.seconds)
+            raise
         except TemporaryFailure as exc:
             if exc.counted:
                 self._failed(event, context, began, exc)
             else:
-                fields = self._outcome(event, context, began, "handed back")
-                logger.info("message handed back", extra={**fields, "after": exc.after, "reason": str(exc)})
+                self._handed_back(event, context, began, exc, exc.after)
             raise
         except Exception as exc:
             self._failed(event, context, began, exc)
             raise
         if logger.isEnabledFor(logging.INFO):
             logger.info("message handled", extra=self._outcome(event, context, began, "ok"))
+
+    def _handed_back(self, event: Event, context: Context, began: float, exc: Exception, after: float | None) -> None:
+        fields = self._outcome(event, context, began, "handed back")
+        self._logger.info("message handed back", extra={**fields, "after": after, "reason": str(exc)})
 
     def _failed(self, event: Event, context: Context, began: float, exc: Exception) -> None:
         fields = self._outcome(event, context, began, type(exc).__name__)

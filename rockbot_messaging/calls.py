@@ -1,4 +1,4 @@
-"""Run a call once: the result ledger around work that costs money or has effects.
+"""Make a call once: the result ledger around work that costs money or has effects.
 
 A claim is short and renewed while the work runs, so that a worker that was killed blocks its call for seconds only. What
 the work returned is written down before anybody hears of it, and the first result written is the one that counts.
@@ -11,10 +11,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, final
 
-from rockbot.errors import RockBotError, TemporaryFailure
+from rockbot_messaging.errors import MessagingError
 from rockbot_messaging.ledger import Begun, Busy, Finished, Refused, ResultLedger
 
-__all__ = ["CLAIM_SECONDS", "CallRefused", "LedgeredCalls"]
+__all__ = ["CLAIM_SECONDS", "CallBusy", "CallRefused", "LedgeredCalls"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,16 @@ CLAIM_SECONDS: Final = 5.0
 
 
 @final
-class CallRefused(RockBotError):
+class CallBusy(MessagingError):
+    """Somebody is at this call, perhaps this process; hand the message back for `seconds`, at no attempt's cost."""
+
+    def __init__(self, message: str, *, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
+@final
+class CallRefused(MessagingError):
     """The call must not be made any more; the text is the reason that was left for it."""
 
 
@@ -31,9 +40,13 @@ class CallRefused(RockBotError):
 class LedgeredCalls:
     """Makes calls through a ledger for one process.
 
-    `owner` names the process. `harmless` are errors of the work after which it is certain that nothing was done: they
-    give the claim back. After any other error, and after a cancellation, the claim runs out by itself and the call's
-    next start is counted as one with an unknown past.
+    Args:
+        ledger: where calls are written down.
+        owner: names this process in claims.
+        harmless: errors of the work after which it is certain that nothing was done: they give the claim back. After any
+            other error the claim runs out by itself, and the next start is counted as one with an unknown past.
+        cancelling_is_harmless: whether work that was cancelled certainly did nothing.
+        claim_seconds: how long a claim lasts unless renewed.
     """
 
     def __init__(
@@ -42,11 +55,13 @@ class LedgeredCalls:
         *,
         owner: str,
         harmless: tuple[type[Exception], ...] = (),
+        cancelling_is_harmless: bool = False,
         claim_seconds: float = CLAIM_SECONDS,
     ) -> None:
         self._ledger = ledger
         self._owner = owner
         self._harmless = harmless
+        self._cancelling_is_harmless = cancelling_is_harmless
         self._claim_seconds = claim_seconds
         self._running: set[tuple[str, str]] = set()
 
@@ -57,29 +72,29 @@ class LedgeredCalls:
         the call is refused meanwhile.
 
         Raises:
-            TemporaryFailure: somebody is at it, this process included (a copy of its message arrived); not counted.
+            CallBusy: somebody is at it, this process included (a copy of its message arrived).
             CallRefused: it must not be made.
-            Whatever the work raises. StateUnavailable: nothing was begun, or the result could not be written down.
+            Whatever the work raises, and whatever the ledger raises: nothing was begun, or the result is not written.
         """
         if (tenant, call_id) in self._running:
-            # The ledger lets one owner claim again, so a second copy in this process is stopped here.
-            raise TemporaryFailure("this call is being made right now", after=self._claim_seconds, counted=False)
+            # The ledger lets one owner begin again, so a second copy in this process is stopped here.
+            raise CallBusy("this call is being made right now", seconds=self._claim_seconds)
         self._running.add((tenant, call_id))
         try:
-            match await self._begin(call_id, tenant):
+            start = await self._ledger.begin(
+                call_id, tenant=tenant, owner=self._owner, claim_seconds=self._claim_seconds
+            )
+            match start:
                 case Finished(result):
                     return result
                 case Busy(seconds):
-                    raise TemporaryFailure("another worker is making this call", after=seconds, counted=False)
+                    raise CallBusy("another worker is making this call", seconds=seconds)
                 case Refused(reason):
                     raise CallRefused(reason)
                 case Begun(starts):
                     return await self._work(call_id, tenant, starts, work)
         finally:
             self._running.discard((tenant, call_id))
-
-    async def _begin(self, call_id: str, tenant: str) -> Begun | Busy | Finished | Refused:
-        return await self._ledger.begin(call_id, tenant=tenant, owner=self._owner, claim_seconds=self._claim_seconds)
 
     async def _work(self, call_id: str, tenant: str, starts: int, work: Callable[[int], Awaitable[bytes]]) -> bytes:
         task = asyncio.ensure_future(work(starts))
@@ -91,6 +106,8 @@ class LedgeredCalls:
             here = asyncio.current_task()
             if refused and here is not None and not here.cancelling():
                 raise CallRefused(refused[0]) from None
+            if self._cancelling_is_harmless:
+                await self._ledger.release(call_id, tenant=tenant, owner=self._owner)
             raise
         except self._harmless:
             await self._ledger.release(call_id, tenant=tenant, owner=self._owner)
@@ -101,7 +118,7 @@ class LedgeredCalls:
         return await self._ledger.finish(call_id, tenant=tenant, result=result)
 
     async def _renew(self, call_id: str, tenant: str, task: asyncio.Future[bytes], refused: list[str]) -> None:
-        """Claim again and again until cancelled; cancels the work when the call was refused meanwhile."""
+        """Prolong the claim until cancelled; cancels the work when the call was refused meanwhile."""
         while True:
             await asyncio.sleep(self._claim_seconds / 3)
             try:

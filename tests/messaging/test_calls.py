@@ -6,11 +6,23 @@ import asyncio
 
 import pytest
 
-from rockbot.errors import TemporaryFailure
-from rockbot.ledgered import CallRefused, LedgeredCalls
 from rockbot.state.ledger import StateLedger
+from rockbot.state.memory import MemoryStateStore
+from rockbot_messaging.calls import CallBusy, CallRefused, LedgeredCalls
 from rockbot_messaging.ledger import Begun, Busy, Finished
 from rockbot_messaging.testing import FakeClock
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+async def ledger(clock: FakeClock) -> StateLedger:
+    store = MemoryStateStore(clock)
+    await store.open()
+    return StateLedger(store)
 
 
 class Harmless(Exception):
@@ -41,9 +53,9 @@ async def test_tenants_do_not_share_results(ledger: StateLedger) -> None:
 
 async def test_another_workers_call_is_waited_for_without_cost(ledger: StateLedger) -> None:
     await ledger.begin("c", tenant="t", owner="other", claim_seconds=7)
-    with pytest.raises(TemporaryFailure) as caught:
+    with pytest.raises(CallBusy) as caught:
         await calls_of(ledger).run("c", tenant="t", work=fail)
-    assert (caught.value.after, caught.value.counted) == (7, False)
+    assert caught.value.seconds == 7
 
 
 async def test_a_second_copy_in_the_same_process_is_not_made_beside_the_first(ledger: StateLedger) -> None:
@@ -57,9 +69,9 @@ async def test_a_second_copy_in_the_same_process_is_not_made_beside_the_first(le
 
     first = asyncio.create_task(calls.run("c", tenant="t", work=slow))
     await begun.wait()
-    with pytest.raises(TemporaryFailure) as caught:
+    with pytest.raises(CallBusy) as caught:
         await calls.run("c", tenant="t", work=fail)
-    assert caught.value.counted is False
+    assert caught.value.seconds > 0
     go.set()
     assert await first == b"slow"
     assert await calls.run("c", tenant="t", work=fail) == b"slow"
@@ -162,3 +174,20 @@ async def test_the_first_result_written_is_the_one_that_counts(ledger: StateLedg
 
     assert await calls_of(ledger).run("c", tenant="t", work=overtaken) == b"first"
     assert await ledger.begin("c", tenant="t", owner="b", claim_seconds=1) == Finished(b"first")
+
+
+async def test_a_cancelled_call_that_did_nothing_can_be_begun_elsewhere_at_once(ledger: StateLedger) -> None:
+    begun = asyncio.Event()
+
+    async def slow(starts: int) -> bytes:
+        begun.set()
+        await asyncio.Event().wait()
+        return b""
+
+    calls = LedgeredCalls(ledger, owner="a", cancelling_is_harmless=True)
+    task = asyncio.create_task(calls.run("c", tenant="t", work=slow))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await ledger.begin("c", tenant="t", owner="b", claim_seconds=1) == Begun(1)
