@@ -12,8 +12,9 @@ from typing import Final, final
 
 from rockbot.chain import Chain
 from rockbot.context import Context, Emission
+from rockbot.errors import NewerRelease, PermanentFailure
 from rockbot.events.registry import EventRegistry
-from rockbot.failures import FAILURES, FailureRule, verdict_of
+from rockbot.failures import FAILURES, UPGRADE_WINDOW, FailureRule, verdict_of
 from rockbot.outgoing import Outgoing
 from rockbot_messaging.clock import Clock
 from rockbot_messaging.envelope import SCHEMA_VERSION, MessageEnvelope
@@ -27,12 +28,13 @@ __all__ = ["UPGRADE_WINDOW", "Dispatcher"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a message of a newer schema version waits for the upgrade that can read it.
-UPGRADE_WINDOW: Final = 15 * 60
-#: Seconds between two looks at such a message.
-_UPGRADE_POLL: Final = 30.0
-
 _ACK: Final = Ack()
+#: What goes into state keys, derived ids and headers of other messages.
+_IDS: Final = (
+    "message_id", "tenant", "conversation_id", "root_task_id", "correlation_id", "causation_id", "reply_to",
+    "topic", "type", "source", "traceparent", "tracestate",
+)  # fmt: skip
+_IDS_OF: Final = attrgetter(*_IDS)
 
 
 @final
@@ -71,28 +73,26 @@ class Dispatcher:
     ) -> Verdict:
         """Handle one delivery. Raises nothing but `asyncio.CancelledError`."""
         try:
+            if unsayable := _unsayable(envelope):
+                raise PermanentFailure(f"the {unsayable} of this message is no text that UTF-8 can carry")
             if envelope.schema_version > SCHEMA_VERSION + 1:
-                verdict = self._too_new(envelope)
-            else:
-                event = self._registry.decode(self._registry.resolve(envelope.type, envelope.topic), envelope.body)
-                context = Context(envelope, clock=self._clock, source=self._source, subscription=subscription)
-                await self._chain.run(event, context)
-                if context.emissions:
-                    await self._outgoing.send(context.emissions)
-                for act in context.after_publish:
-                    await act()
-                return _ACK
+                raise NewerRelease(
+                    f"schema version {envelope.schema_version} is newer than this release reads ({SCHEMA_VERSION + 1})"
+                )
+            event = self._registry.decode(self._registry.resolve(envelope.type, envelope.topic), envelope.body)
+            context = Context(envelope, clock=self._clock, source=self._source, subscription=subscription)
+            await self._chain.run(event, context)
+            if context.emissions:
+                await self._outgoing.send(context.emissions)
+            for act in context.after_publish:
+                await act()
+            return _ACK
         except Exception as exc:
-            verdict = verdict_of(exc, self._rules)
+            verdict = verdict_of(exc, self._rules, handbacks=envelope.handbacks)
             self._log(envelope, verdict)
+        if unsayable:
+            return verdict  # nothing can be derived from such a message, not even a notice
         return await self._tell_turn(envelope, verdict, subscription, policy)
-
-    def _too_new(self, envelope: MessageEnvelope) -> Verdict:
-        reason = f"schema version {envelope.schema_version} is newer than this release reads ({SCHEMA_VERSION + 1})"
-        age = (self._clock.now_ms() - envelope.timestamp_ms) / 1000
-        if age > UPGRADE_WINDOW:
-            return DeadLetter(reason=f"{reason}; no newer host took it within {UPGRADE_WINDOW // 60} minutes")
-        return Retry(after=_UPGRADE_POLL, reason=reason, counted=False)
 
     async def _tell_turn(
         self, envelope: MessageEnvelope, verdict: Verdict, subscription: str, policy: RetryPolicy | None
@@ -127,3 +127,23 @@ class Dispatcher:
                 "error": f"{verdict.error_type}: {verdict.reason}",
             },
         )
+
+
+def _unsayable(envelope: MessageEnvelope) -> str:
+    """What of a message's routing data holds a lone surrogate and could neither be stored nor sent, "" when nothing."""
+    address = envelope.return_address
+    texts = (*_IDS_OF(envelope), *((address.topic, address.token) if address else ()))
+    try:
+        "".join(text for text in texts if text).encode()
+    except UnicodeEncodeError:
+        names = (*_IDS, "return address", "return address")
+        return next(name for name, text in zip(names, texts, strict=False) if text and not _encodes(text))
+    return ""
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -6,7 +6,15 @@ Two verdicts suffice for handlers: try again, or never like this. Every other ex
 
 from __future__ import annotations
 
-__all__ = ["ConfigError", "MissingExtra", "PermanentFailure", "RockBotError", "TemporaryFailure", "Unhandled"]
+__all__ = [
+    "ConfigError",
+    "MissingExtra",
+    "NewerRelease",
+    "PermanentFailure",
+    "RockBotError",
+    "TemporaryFailure",
+    "Unhandled",
+]
 
 
 class RockBotError(Exception):
@@ -30,6 +38,10 @@ class TemporaryFailure(RockBotError):
 
 class PermanentFailure(RockBotError):
     """This message can never succeed as it is: dead-letter it with this text as the reason."""
+
+
+class NewerRelease(RockBotError):
+    """A message or something stored was written by a newer release: a host of that release can go on with it."""
 
 
 class Unhandled(RockBotError):

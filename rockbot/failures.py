@@ -9,15 +9,19 @@ from typing import Final, final
 
 from pydantic import ValidationError
 
-from rockbot.errors import ConfigError, PermanentFailure, TemporaryFailure, Unhandled
+from rockbot.errors import ConfigError, NewerRelease, PermanentFailure, TemporaryFailure, Unhandled
 from rockbot.events.registry import InvalidEvent, UnknownType, explain
 from rockbot.state.ports import StateUnavailable, VersionConflict
 from rockbot_messaging.calls import CallBusy
 from rockbot_messaging.errors import BodyTooLarge, BrokerUnreachable, Closed, InvalidTopic, NotConfirmed, Unroutable
 from rockbot_messaging.verdicts import DeadLetter, Retry, Verdict
 
-__all__ = ["FAILURES", "FailureRule", "describe_failures", "verdict_of"]
+__all__ = ["FAILURES", "UPGRADE_WINDOW", "FailureRule", "describe_failures", "verdict_of"]
 
+#: Seconds that what a newer release wrote waits for a host that can read it.
+UPGRADE_WINDOW: Final = 15 * 60
+#: Seconds between two looks at it.
+_UPGRADE_POLL: Final = 30.0
 #: Characters of a traceback that travel with a message.
 TRACEBACK_LIMIT: Final = 16_000
 #: Characters of a reason.
@@ -27,11 +31,16 @@ _REASON_LIMIT: Final = 2_000
 @final
 @dataclass(frozen=True, slots=True)
 class FailureRule:
-    """On any of `errors`: `verdict`; `outcome` says it in words."""
+    """On any of `errors`: `verdict`; `outcome` says it in words.
+
+    A message that was handed back `handbacks` times already is dead-lettered instead (None: as the policy says). Counting
+    looks trusts no clock: a letter that is sent on after a week has its whole window again.
+    """
 
     errors: tuple[type[BaseException], ...]
     outcome: str
     verdict: Callable[[Exception], Verdict]
+    handbacks: int | None = None
 
     @property
     def names(self) -> str:
@@ -79,9 +88,19 @@ def _hand_back(exc: Exception) -> Verdict:
     return Retry(reason=_text(exc), counted=False, error_type=type(exc).__name__)
 
 
+def _await_upgrade(exc: Exception) -> Verdict:
+    return Retry(after=_UPGRADE_POLL, reason=_text(exc), counted=False, error_type=type(exc).__name__)
+
+
 FAILURES: Final[Sequence[FailureRule]] = (
     FailureRule((InvalidEvent, UnknownType, Unhandled), "dead letter at once", _dead),
     FailureRule((PermanentFailure, ConfigError), "dead letter at once", _dead),
+    FailureRule(
+        (NewerRelease,),
+        f"handed back for {UPGRADE_WINDOW // 60} minutes, costs no attempt; then dead letter",
+        _await_upgrade,
+        handbacks=round(UPGRADE_WINDOW / _UPGRADE_POLL),
+    ),
     FailureRule((TemporaryFailure,), "retry after the time it names, else by policy", _temporary),
     FailureRule((CallBusy,), "handed back until the claim on its call ends, costs no attempt", _busy),
     FailureRule((VersionConflict, StateUnavailable), "handed back, costs no attempt", _hand_back),
@@ -93,11 +112,15 @@ FAILURES: Final[Sequence[FailureRule]] = (
 )
 
 
-def verdict_of(exc: Exception, rules: Sequence[FailureRule] = FAILURES) -> Verdict:
-    """The verdict that the first fitting rule gives."""
+def verdict_of(exc: Exception, rules: Sequence[FailureRule] = FAILURES, *, handbacks: int = 0) -> Verdict:
+    """The verdict that the first fitting rule gives on a message that was handed back so many times."""
     for rule in rules:
         if isinstance(exc, rule.errors):
-            return rule.verdict(exc)
+            verdict = rule.verdict(exc)
+            if rule.handbacks is not None and handbacks >= rule.handbacks:
+                reason = f"{_text(exc)}; no host could handle it in {handbacks} tries"
+                return DeadLetter(reason=reason, error_type=type(exc).__name__)
+            return verdict
     return _retry(exc)
 
 

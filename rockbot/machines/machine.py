@@ -114,13 +114,13 @@ class Machine(Protocol[S, R]):
     def dump_record(self, record: R) -> bytes: ...
 
     def load_record(self, data: bytes) -> R:
-        """A stored record. Raises `NewerState`: this release cannot read it."""
+        """A stored record. Raises `NewerRelease`: this one cannot read it."""
         ...
 
     def dump_state(self, state: S) -> bytes: ...
 
     def load_state(self, data: bytes) -> S:
-        """A stored state. Raises `NewerState`: this release cannot read it."""
+        """A stored state. Raises `NewerRelease`: this one cannot read it."""
         ...
 
 

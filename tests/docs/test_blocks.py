@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from rockbot.settings import load
+from rockbot_handlers.llm.rules import parse_scripts
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 
@@ -37,3 +40,18 @@ def test_a_documented_program_runs(block: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+def test_the_documented_rules_are_rules() -> None:
+    page = (ROOT / "docs" / "models.md").read_text()
+    (block,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    scripts = parse_scripts(block, source="docs/models.md", syntax="toml")
+    assert list(scripts) == ["weather"]
+
+
+def test_the_documented_settings_are_settings(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    path = tmp_path / "rockbot.toml"
+    path.write_text(block)
+    settings = load(config=path)
+    assert settings.agents["assistant"].tools == ("run_python",)
