@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Final, final
 
 from rockbot.chain import Chain
@@ -22,7 +23,7 @@ from rockbot_messaging.notices import tell_who_waits
 from rockbot_messaging.ports import MessageHandler
 from rockbot_messaging.retries import RetryPolicy
 from rockbot_messaging.subscriptions import Subscription, WorkSubscription
-from rockbot_messaging.verdicts import Ack, DeadLetter, Retry, Verdict
+from rockbot_messaging.verdicts import Ack, DeadLetter, Verdict
 
 __all__ = ["UPGRADE_WINDOW", "Dispatcher"]
 
@@ -32,9 +33,10 @@ _ACK: Final = Ack()
 #: What goes into state keys, derived ids and headers of other messages.
 _IDS: Final = (
     "message_id", "tenant", "conversation_id", "root_task_id", "correlation_id", "causation_id", "reply_to",
-    "topic", "type", "source", "traceparent", "tracestate",
+    "topic", "type", "source", "traceparent", "tracestate", "return_address.topic", "return_address.token",
 )  # fmt: skip
 _IDS_OF: Final = attrgetter(*_IDS)
+_IDS_WITHOUT_ADDRESS: Final = attrgetter(*_IDS[:-2])
 
 
 @final
@@ -72,8 +74,9 @@ class Dispatcher:
         self, envelope: MessageEnvelope, *, subscription: str = "", policy: RetryPolicy | None = None
     ) -> Verdict:
         """Handle one delivery. Raises nothing but `asyncio.CancelledError`."""
+        unsayable = _unsayable(envelope)
         try:
-            if unsayable := _unsayable(envelope):
+            if unsayable:
                 raise PermanentFailure(f"the {unsayable} of this message is no text that UTF-8 can carry")
             if envelope.schema_version > SCHEMA_VERSION + 1:
                 raise NewerRelease(
@@ -130,20 +133,14 @@ class Dispatcher:
 
 
 def _unsayable(envelope: MessageEnvelope) -> str:
-    """What of a message's routing data holds a lone surrogate and could neither be stored nor sent, "" when nothing."""
-    address = envelope.return_address
-    texts = (*_IDS_OF(envelope), *((address.topic, address.token) if address else ()))
+    """What of a message's routing data holds a lone surrogate and could neither be stored nor sent; "" is nothing."""
+    texts = (_IDS_OF if envelope.return_address else _IDS_WITHOUT_ADDRESS)(envelope)
     try:
-        "".join(text for text in texts if text).encode()
-    except UnicodeEncodeError:
-        names = (*_IDS, "return address", "return address")
-        return next(name for name, text in zip(names, texts, strict=False) if text and not _encodes(text))
+        "".join(filter(None, texts)).encode()
+    except UnicodeEncodeError as exc:
+        at = 0
+        for name, text in zip(_IDS, texts, strict=False):
+            at += len(text or "")
+            if exc.start < at:
+                return name
     return ""
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

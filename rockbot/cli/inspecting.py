@@ -56,6 +56,7 @@ async def doctor(
 
     settings = call.settings()
     checks = [python_probe(), *_composition(settings), *model_probes(settings), *await _host(call, settings)]
+    checks += await _state(settings)
     found = Diagnosis(checks=tuple(checks))
     call.screen.show(found.checks, diagnosis_blocks(found))
     bad = ("fail", "warn") if strict else ("fail",)
@@ -97,6 +98,28 @@ async def _host(call: Invocation, settings: Settings) -> list[Check]:
     except (MessagingError, ConfigError) as exc:
         advice = "check --broker (ROCKBOT_BROKER_URL), user, password and network"
         return [Check(name=name, status="fail", detail=str(exc), advice=advice)]
+
+
+async def _state(settings: Settings) -> list[Check]:
+    """Whether the state store can be opened from here; an embedded host has told so itself."""
+    from rockbot.buses import is_embedded
+    from rockbot.operators.models import Check
+    from rockbot.operators.probes import state_probe
+    from rockbot.state.open import open_store
+    from rockbot.state.ports import StateError
+    from rockbot_messaging.clock import SystemClock
+
+    if is_embedded(settings):
+        return []
+    try:
+        store = open_store(settings.state_address, SystemClock())
+        await store.open()
+        try:
+            return [await state_probe(store, settings.state_address)()]
+        finally:
+            await store.close()
+    except StateError as exc:
+        return [Check(name="state", status="fail", detail=str(exc), advice="check --state (ROCKBOT_STATE_URL)")]
 
 
 def show(call: Invocation) -> None:

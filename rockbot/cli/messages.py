@@ -111,11 +111,19 @@ def show_answer(call: Invocation, response: AgentResponse) -> int:
     elif response.output:
         screen.text(response.output)
     if response.status == "completed":
+        if response.stop_reason != "end_turn" and not screen.json:
+            screen.say(_cut_short(response.stop_reason), "bad")
         return 0
     if not screen.json:
         reason = f": {response.error.message}" if response.error else ""
         screen.say(f"task {response.status}{reason}", "bad")
     return 1
+
+
+def _cut_short(stop_reason: str) -> str:
+    if stop_reason == "max_tokens":
+        return "the answer is cut off: the model reached its limit of output tokens (max_output_tokens of the agent)"
+    return f"the model did not end its answer by itself: {stop_reason}"
 
 
 def read_body(text: str | None, file: Path | None) -> bytes | None:

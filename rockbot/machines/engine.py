@@ -8,6 +8,7 @@ anew. Somebody else's write in between is no failure: load and decide again.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 from collections.abc import Sequence
 from typing import Final, Generic, TypeVar, final
@@ -18,6 +19,7 @@ from rockbot.machines.machine import Command, Decision, Input, Machine, advance,
 from rockbot.state.keys import Key
 from rockbot.state.ports import Append, IndexRow, Loaded, OutboxRow, StateStore, Timer, VersionConflict
 from rockbot_messaging.envelope import MessageEnvelope
+from rockbot_messaging.errors import BodyTooLarge
 from rockbot_messaging.packing import pack, unpack
 from rockbot_messaging.ports import Door
 
@@ -34,11 +36,23 @@ _TRIES: Final = 20
 
 @final
 class Engine(Generic[S, R]):
-    """Runs one kind of machine; any number of streams, any number of processes."""
+    """Runs one kind of machine; any number of streams, any number of processes.
 
-    def __init__(self, machine: Machine[S, R], store: StateStore, *, jitter: random.Random | None = None) -> None:
+    `body_limit` is how many bytes the bus takes as a body (None: any number). A command with more never gets into the
+    journal: the machine decides again, knowing which one it was.
+    """
+
+    def __init__(
+        self,
+        machine: Machine[S, R],
+        store: StateStore,
+        *,
+        body_limit: int | None = None,
+        jitter: random.Random | None = None,
+    ) -> None:
         self._machine = machine
         self._store = store
+        self._limit = body_limit
         self._jitter = jitter or random.Random()  # noqa: S311 - spreads retries, no secret
 
     async def step(self, stream: Key, event: Event, context: Context) -> bool:
@@ -48,7 +62,8 @@ class Engine(Generic[S, R]):
 
         Raises:
             VersionConflict: others kept writing first. PermanentFailure: the machine refuses the input.
-            StateUnavailable: nothing was stored.
+            NewerRelease: the stream cannot be read by this release. StateUnavailable: nothing was stored.
+            BodyTooLarge: the machine insists on a message that the bus would not carry; nothing was stored.
         """
         message_id = context.envelope.message_id
         for attempt in range(_TRIES):
@@ -56,10 +71,8 @@ class Engine(Generic[S, R]):
             if loaded.handled:
                 self._send(context, loaded.unanswered)
                 return False
-            state = self._state(loaded)
-            given = Input(event, context.envelope, context.clock.now_ms())
-            state, decision = advance(self._machine, state, given)
-            step = self._append(stream, loaded, state, decision, context)
+            state, decision, commands = self._decide(self._state(loaded), event, context)
+            step = self._append(stream, loaded, state, decision, commands, context)
             try:
                 await self._store.append(step)
             except VersionConflict:
@@ -68,7 +81,9 @@ class Engine(Generic[S, R]):
                 await asyncio.sleep(self._jitter.uniform(0, 0.002 * (attempt + 1)))
                 continue
             for signal in decision.signals:  # first, so that a watcher sees the step before what comes of it
-                context.send_again(Emission(_envelope(context, signal), Door.LOSSY))
+                envelope = _envelope(context, signal)
+                if self._fits(envelope):
+                    context.send_again(Emission(envelope, Door.LOSSY))
             self._send(context, step.outbox)
             return True
         raise AssertionError("unreachable")
@@ -83,23 +98,48 @@ class Engine(Generic[S, R]):
         state = machine.load_state(loaded.snapshot.value) if loaded.snapshot else machine.initial()
         return fold(machine, state, (machine.load_record(record.value) for record in loaded.records))
 
-    def _append(self, stream: Key, loaded: Loaded, state: S, decision: Decision[R], context: Context) -> Append:
+    def _decide(self, before: S, event: Event, context: Context) -> tuple[S, Decision[R], list[MessageEnvelope]]:
+        """The decision whose commands all fit, and these as messages."""
+        given = Input(event, context.envelope, context.clock.now_ms(), self._limit)
+        while True:
+            state, decision = advance(self._machine, before, given)
+            envelopes = [_envelope(context, command) for command in decision.commands]
+            made = zip(decision.commands, envelopes, strict=True)
+            oversize = {command.name: envelope for command, envelope in made if not self._fits(envelope)}
+            if not oversize:
+                return state, decision, envelopes
+            if told := given.oversize & oversize.keys():
+                name = min(told)
+                size = len(oversize[name].body)
+                raise BodyTooLarge(f"the command {name!r} has a body of {size} bytes, the limit is {self._limit}")
+            given = dataclasses.replace(given, oversize=given.oversize | oversize.keys())
+
+    def _fits(self, envelope: MessageEnvelope) -> bool:
+        return self._limit is None or len(envelope.body) <= self._limit
+
+    def _append(
+        self,
+        stream: Key,
+        loaded: Loaded,
+        state: S,
+        decision: Decision[R],
+        commands: Sequence[MessageEnvelope],
+        context: Context,
+    ) -> Append:
         machine = self._machine
         version = loaded.version + len(decision.records)
         since = version - (loaded.snapshot.version if loaded.snapshot else 0)
-        outbox = []
-        for command in decision.commands:
-            envelope = _envelope(context, command)
-            outbox.append(
-                OutboxRow(
-                    id=envelope.message_id,
-                    cause=context.envelope.message_id,
-                    message=pack(envelope),
-                    door=command.event.door.value,
-                    address=command.address,
-                    awaits_answer=command.awaits_answer,
-                )
+        outbox = [
+            OutboxRow(
+                id=envelope.message_id,
+                cause=context.envelope.message_id,
+                message=pack(envelope),
+                door=command.event.door.value,
+                address=command.address,
+                awaits_answer=command.awaits_answer,
             )
+            for command, envelope in zip(decision.commands, commands, strict=True)
+        ]
         timers = []
         for timer in decision.timers:
             envelope = context.make(
@@ -108,6 +148,8 @@ class Engine(Generic[S, R]):
                 name=f"timer:{timer.id}@{timer.due_ms}",
                 return_address=timer.return_address,
             )
+            if not self._fits(envelope):
+                raise BodyTooLarge(f"the timer {timer.id!r} has a message of more than {self._limit} bytes")
             timers.append(Timer(timer.id, timer.due_ms, pack(envelope.replace(deadline_ms=None))))
         return Append(
             stream=stream,

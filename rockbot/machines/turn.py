@@ -10,7 +10,11 @@ from __future__ import annotations
 
 from typing import Final, final
 
+from pydantic import ValidationError
+
+from rockbot.errors import NewerRelease
 from rockbot.events.models import LlmResponse
+from rockbot.events.registry import explain
 from rockbot.events.tasks import (
     AgentTask,
     StepExpired,
@@ -55,13 +59,24 @@ class TurnMachine:
         return RECORDS.dump_json(record, exclude_none=True)
 
     def load_record(self, data: bytes) -> TurnRecord:
-        return RECORDS.validate_json(data)
+        try:
+            return RECORDS.validate_json(data)
+        except ValidationError as exc:
+            raise self._newer("record", exc) from exc
 
     def dump_state(self, state: Conversation) -> bytes:
         return state.model_dump_json(exclude_none=True).encode()
 
     def load_state(self, data: bytes) -> Conversation:
-        return Conversation.model_validate_json(data)
+        try:
+            return Conversation.model_validate_json(data)
+        except ValidationError as exc:
+            raise self._newer("snapshot", exc) from exc
+
+    def _newer(self, what: str, exc: ValidationError) -> NewerRelease:
+        return NewerRelease(
+            f"a {what} of conversation {self._conversation_id!r} was written by a newer release: {explain(exc)}"
+        )
 
     def decide(self, state: Conversation, given: Input) -> Decision[TurnRecord]:
         step = TurnStep(self._conversation_id, state, given)

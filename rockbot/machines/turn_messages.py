@@ -11,7 +11,7 @@ from typing import final
 
 from rockbot import topics
 from rockbot.events.content import TextPart
-from rockbot.events.models import LlmRequest, Usage
+from rockbot.events.models import LlmRequest, StopReason, Usage
 from rockbot.events.tasks import AgentResponse, AgentStatus, ErrorInfo, StatusKind, TaskOutcome, TimerDue
 from rockbot.events.tools import ToolInvoke
 from rockbot.machines.machine import Command, IndexWrite, TimerRequest
@@ -31,11 +31,12 @@ def token_parts(token: str) -> tuple[str, str]:
     """Conversation and call of a token.
 
     Raises:
-        ValueError: it was not made by `return_token`.
+        ValueError: it was not made by `return_token`, or cannot be a key of state.
     """
     parts = json.loads(token)
     if not (isinstance(parts, list) and len(parts) == 2 and all(isinstance(part, str) and part for part in parts)):
         raise ValueError("not a return token of a turn")
+    "".join(parts).encode()  # JSON may spell what UTF-8 cannot
     return parts[0], parts[1]
 
 
@@ -64,7 +65,14 @@ class TurnMessages:
         )
 
     def response(
-        self, task: Task, turn: Turn | None, status: TaskOutcome, *, output: str, error: ErrorInfo | None
+        self,
+        task: Task,
+        turn: Turn | None,
+        status: TaskOutcome,
+        *,
+        output: str,
+        error: ErrorInfo | None,
+        stop_reason: StopReason = "end_turn",
     ) -> Command:
         """The one terminal event of a task; `turn` is None when it never became one."""
         response = AgentResponse(
@@ -75,6 +83,7 @@ class TurnMessages:
             output=output,
             parts=(TextPart(text=output),) if output else (),
             error=error,
+            stop_reason=stop_reason,
             model_calls=turn.model_calls if turn else 0,
             tool_calls=turn.tool_calls if turn else 0,
             usage=turn.usage if turn else Usage(),

@@ -119,9 +119,14 @@ class Turn(_Frozen):
 
     def awaits(self, call: str) -> bool:
         """Whether the call with this id has not been answered yet."""
+        return call in self.open_calls
+
+    @property
+    def open_calls(self) -> list[str]:
+        """The ids of the calls that have not been answered yet."""
         if isinstance(self.phase, AwaitingModel):
-            return self.phase.id == call
-        return any(item.id == call and item.result is None for item in self.phase.calls)
+            return [self.phase.id]
+        return [call.id for call in self.phase.calls if call.result is None]
 
 
 class Conversation(_Frozen):

@@ -10,17 +10,12 @@ from typing import Final, final
 
 from rockbot import topics
 from rockbot.events.content import TextPart, ToolCallPart, ToolResultPart
-from rockbot.events.models import LlmRequest, LlmResponse
-from rockbot.events.tasks import (
-    ErrorInfo,
-    StatusKind,
-    StepExpired,
-    StepStalled,
-    TaskOutcome,
-    TimerDue,
-)
+from rockbot.events.models import LlmRequest, LlmResponse, StopReason
+from rockbot.events.tasks import ErrorInfo, StatusKind, StepExpired, StepStalled, TaskOutcome, TimerDue
 from rockbot.events.tools import ToolInvoke, ToolResult
+from rockbot.machines import turn_errors
 from rockbot.machines.machine import Command, Decision, IndexWrite, Input, TimerRequest
+from rockbot.machines.turn_answer import shortened
 from rockbot.machines.turn_messages import TurnMessages, token_parts
 from rockbot.machines.turn_state import (
     AnswerIgnored,
@@ -84,7 +79,11 @@ class TurnStep:
         self._record(TaskAccepted(task=task))
         self._write_index(task, "accepted")
         if task.deadline_ms <= self.given.now_ms:
-            self._end(task, "expired", error=ErrorInfo(code="expired", message="the deadline had passed on arrival"))
+            self._end(task, "expired", error=turn_errors.late_on_arrival())
+            return
+        waiting = len(self._state.waiting) - 1
+        if self._state.turn is not None and waiting >= task.agent.max_waiting:
+            self._end(task, "failed", error=turn_errors.busy(waiting))
             return
         self._timers.append(self._messages.deadline_timer(task, task.deadline_ms))
         if self._state.turn is not None:
@@ -107,24 +106,15 @@ class TurnStep:
         task = turn.task
         calls = response.message.tool_calls
         text = response.message.text
-        if response.stop_reason == "refusal":
-            error = ErrorInfo(code="refused", message="the model refused to answer")
-            self._end(task, "failed", output=text, error=error)
-        elif response.stop_reason == "context_window":
-            error = ErrorInfo(
-                code="context_window", message="the conversation no longer fits the model's context window"
-            )
-            self._end(task, "failed", output=text, error=error)
-        elif calls and turn.model_calls >= task.agent.max_model_calls:
-            limit = task.agent.max_model_calls
-            error = ErrorInfo(code="limit", message=f"the limit of {limit} model calls for one task is reached")
-            self._end(task, "failed", output=text, error=error)
+        error = turn_errors.model_stopped(response.stop_reason, wants_tools=bool(calls))
+        if error is None and calls and turn.model_calls >= task.agent.max_model_calls:
+            error = turn_errors.too_many_calls(task.agent.max_model_calls)
+        if error is not None:
+            self._end(task, "failed", output=text, error=error, stop_reason=response.stop_reason)
         elif calls:
-            if text:
-                self._signal(task, "model_reply", text)
             self._call_tools(turn, response)
         else:
-            self._end(task, "completed", output=text)
+            self._end(task, "completed", output=text, stop_reason=response.stop_reason)
 
     def tool_returned(self, result: ToolResult) -> None:
         turn, call = self._awaited()
@@ -171,9 +161,7 @@ class TurnStep:
             # The turn's clock stood, the message's did not: its deadline says nothing any more.
             self._repeat(turn, call)
             return
-        self._end(
-            turn.task, "expired", error=ErrorInfo(code="expired", message="the deadline passed before a step began")
-        )
+        self._end(turn.task, "expired", error=turn_errors.late_step())
 
     def timer(self, event: TimerDue) -> None:
         turn = self._state.turn
@@ -187,21 +175,20 @@ class TurnStep:
             self.ignore(event.type_name)
             return
         if turn is not None and turn.task.id == task.id and turn.stalled:
-            days = STALL_LIMIT // 86_400
-            reason = turn.stalled[-1].reason
-            error = ErrorInfo(code="stalled", message=f"a failed step was not sent on within {days} days: {reason}")
-            self._end(task, "failed", error=error)
+            self._end(task, "failed", error=turn_errors.never_mended(STALL_LIMIT, turn.stalled[-1].reason))
             return
-        seconds = task.allowed_ms / 1000
-        self._end(task, "expired", error=ErrorInfo(code="expired", message=f"not finished within {seconds:g} s"))
+        self._end(task, "expired", error=turn_errors.late(task.allowed_ms))
 
     def ignore(self, type_name: str) -> None:
         self._record(AnswerIgnored(type=type_name, id=self.given.envelope.message_id))
 
     def _repeat(self, before: Turn, call: str) -> None:
-        self._answer(call)
         name = f"again:{call}"
-        self._record(CallRepeated(id=call, new_id=derive_id(self.given.envelope.message_id, name)))
+        if name in self.given.oversize:
+            self._end(before.task, "failed", error=self._too_large("the repeated call"))
+            return
+        self._answer(call)
+        self._record(CallRepeated(id=call, new_id=self._id(name)))
         self._resume(before)
         if isinstance(before.phase, AwaitingModel):
             self._call_model(before.task, name)
@@ -212,10 +199,15 @@ class TurnStep:
     # -- what follows -------------------------------------------------------------------------------------------------
 
     def _start_next(self) -> None:
-        task = self._state.waiting[0]
-        name = f"model:{task.id}:1"
-        self._record(TurnStarted(model_call=derive_id(self.given.envelope.message_id, name)))
-        self._call_model(task, name)
+        """Start the first waiting task that can be; one that cannot leaves nothing in the transcript."""
+        while self._state.waiting:
+            task = self._state.waiting[0]
+            name = f"model:{task.id}:1"
+            if name not in self.given.oversize:
+                self._record(TurnStarted(model_call=self._id(name)))
+                self._call_model(task, name)
+                return
+            self._end(task, "failed", error=self._too_large("the request to the model"))
 
     def _call_model(self, task: Task, name: str) -> None:
         agent = task.agent
@@ -232,11 +224,18 @@ class TurnStep:
 
     def _call_tools(self, turn: Turn, response: LlmResponse) -> None:
         task = turn.task
+        text = response.message.text
+        all_asked = {f"tool:{task.id}:{turn.model_calls}:{at}": it for at, it in enumerate(response.message.tool_calls)}
+        if too_large := next((asked for name, asked in all_asked.items() if name in self.given.oversize), None):
+            error = self._too_large(f"the call of the tool {too_large.tool}")
+            self._end(task, "failed", output=text, error=error, stop_reason=response.stop_reason)
+            return
+        if text:
+            self._signal(task, "model_reply", text)
         known = {tool.name for tool in task.agent.tools}
         calls: list[PendingTool] = []
-        for number, asked in enumerate(response.message.tool_calls):
-            name = f"tool:{task.id}:{turn.model_calls}:{number}"
-            call_id = derive_id(self.given.envelope.message_id, name)
+        for name, asked in all_asked.items():
+            call_id = self._id(name)
             if asked.tool not in known:
                 offered = ", ".join(sorted(known)) or "none"
                 text = f"there is no tool {asked.tool!r}; the tools are: {offered}"
@@ -259,22 +258,36 @@ class TurnStep:
         if turn is None or not isinstance(turn.phase, AwaitingTools) or not turn.phase.complete:
             return
         name = f"model:{turn.task.id}:{turn.model_calls + 1}"
-        self._record(ModelCalled(id=derive_id(self.given.envelope.message_id, name)))
+        if name in self.given.oversize:
+            self._end(turn.task, "failed", error=self._too_large("the request to the model"))
+            return
+        self._record(ModelCalled(id=self._id(name)))
         self._call_model(turn.task, name)
 
-    def _end(self, task: Task, status: TaskOutcome, *, output: str = "", error: ErrorInfo | None = None) -> None:
+    def _end(
+        self,
+        task: Task,
+        status: TaskOutcome,
+        *,
+        output: str = "",
+        error: ErrorInfo | None = None,
+        stop_reason: StopReason = "end_turn",
+    ) -> None:
         turn = self._state.turn
         mine = turn if turn is not None and turn.task.id == task.id else None
         self._record(TurnEnded(task_id=task.id, status=status, output=output, error=error))
-        self._commands.append(self._messages.response(task, mine, status, output=output, error=error))
+        response = self._messages.response(task, mine, status, output=output, error=error, stop_reason=stop_reason)
+        if response.name in self.given.oversize:
+            response = shortened(response, self.given.body_limit or 0)
+        self._commands.append(response)
         if mine is not None:
-            self._answered.extend(_open_calls(mine))
+            self._answered.extend(mine.open_calls)
         timer_id = self._messages.timer_id(task)
         self._timers = [timer for timer in self._timers if timer.id != timer_id]
         self._canceled.append(timer_id)
         self._write_index(task, status)
         self._signal(task, "ended", status)
-        if mine is not None and self._state.waiting:
+        if mine is not None:
             self._start_next()
 
     def _resume(self, before: Turn) -> None:
@@ -314,8 +327,16 @@ class TurnStep:
         return next((item for item in turn.phase.calls if item.id == call and item.result is None), None)
 
     def _command(self, task: Task, name: str, event: LlmRequest | ToolInvoke, topic: str) -> None:
-        call = derive_id(self.given.envelope.message_id, name)
+        call = self._id(name)
         self._commands.append(self._messages.call(task, name, call, event, topic, self._current().deadline_ms))
+
+    def _id(self, name: str) -> str:
+        """The id that the command of that name will have."""
+        envelope = self.given.envelope
+        return derive_id(envelope.message_id, name, tenant=envelope.tenant)
+
+    def _too_large(self, what: str) -> ErrorInfo:
+        return turn_errors.too_large(what, self.given.body_limit)
 
     def _signal(self, task: Task, kind: StatusKind, text: str, *, tool: str = "") -> None:
         turn = self._state.turn
@@ -324,9 +345,3 @@ class TurnStep:
 
     def _write_index(self, task: Task, status: str) -> None:
         self._index.append(self._messages.index(task, status))
-
-
-def _open_calls(turn: Turn) -> list[str]:
-    if isinstance(turn.phase, AwaitingModel):
-        return [turn.phase.id]
-    return [call.id for call in turn.phase.calls if call.result is None]

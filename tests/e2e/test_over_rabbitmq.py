@@ -99,3 +99,18 @@ async def test_ask_shows_the_steps_and_prints_the_answer(env: dict[str, str], tm
     assert code == 0, err
     assert "42" in out
     assert "run_python" in err
+
+
+async def test_the_doctor_looks_at_broker_and_state(env: dict[str, str], tmp_path: Path) -> None:
+    code, out, _ = await rockbot(["--json", "doctor"], env=env, cwd=tmp_path)
+    assert code == 0
+    found = {check["name"]: check["status"] for check in map(json.loads, out.splitlines())}
+    assert found["broker"] == "ok"
+    assert found["state"] == "ok"
+    code, out, _ = await rockbot(
+        ["--json", "--state", "sqlite:////proc/nowhere/state.db", "doctor"], env=env, cwd=tmp_path
+    )
+    assert code == 6
+    found = {check["name"]: check for check in map(json.loads, out.splitlines())}
+    assert found["state"]["status"] == "fail"
+    assert "--state" in found["state"]["advice"]

@@ -59,7 +59,8 @@ class AgentHandler:
         conversation_id = self._conversation_of(event, context)
         machine = TurnMachine(conversation_id, self._snapshot(name, agent), default_timeout=agent.timeout_seconds)
         stream = conversation_key(context.envelope.tenant, conversation_id)
-        await Engine(machine, self._state, jitter=self._jitter).step(stream, event, context)
+        engine = Engine(machine, self._state, body_limit=self._settings.host.max_body_bytes, jitter=self._jitter)
+        await engine.step(stream, event, context)
 
     def _conversation_of(self, event: Event, context: Context) -> str:
         envelope = context.envelope
@@ -89,4 +90,5 @@ class AgentHandler:
             tools=tools,
             max_model_calls=agent.max_model_calls,
             max_output_tokens=agent.max_output_tokens,
+            max_waiting=agent.max_waiting,
         )

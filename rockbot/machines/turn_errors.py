@@ -1,0 +1,68 @@
+"""Why a task ends without having been completed: every code that programs may look at, with its sentence for people."""
+
+from __future__ import annotations
+
+from rockbot.events.models import StopReason
+from rockbot.events.tasks import ErrorInfo
+
+__all__ = [
+    "busy",
+    "late",
+    "late_on_arrival",
+    "late_step",
+    "model_stopped",
+    "never_mended",
+    "too_large",
+    "too_many_calls",
+]
+
+
+def busy(waiting: int) -> ErrorInfo:
+    return ErrorInfo(code="busy", message=f"{waiting} tasks wait in this conversation already; ask again later")
+
+
+def late_on_arrival() -> ErrorInfo:
+    return ErrorInfo(code="expired", message="the deadline had passed on arrival")
+
+
+def late_step() -> ErrorInfo:
+    return ErrorInfo(code="expired", message="the deadline passed before a step began")
+
+
+def late(allowed_ms: int) -> ErrorInfo:
+    return ErrorInfo(code="expired", message=f"not finished within {allowed_ms / 1000:g} s")
+
+
+def never_mended(limit: float, reason: str) -> ErrorInfo:
+    """`limit` is in seconds."""
+    days = int(limit // 86_400)
+    return ErrorInfo(code="stalled", message=f"a failed step was not sent on within {days} days: {reason}")
+
+
+def too_large(what: str, limit: int | None) -> ErrorInfo:
+    """`what` would have had a body of more than `limit` bytes."""
+    return ErrorInfo(code="too_large", message=f"{what} would exceed the {limit} bytes that a message may have")
+
+
+def too_many_calls(limit: int) -> ErrorInfo:
+    return ErrorInfo(code="limit", message=f"the limit of {limit} model calls for one task is reached")
+
+
+def model_stopped(reason: StopReason, *, wants_tools: bool) -> ErrorInfo | None:
+    """Why a reply that ended like this cannot be gone on with, or None when it can.
+
+    A cut text is an answer all the same; cut tool calls may lack arguments, so none of them is made.
+    """
+    match reason:
+        case "refusal":
+            return ErrorInfo(code="refused", message="the model refused to answer")
+        case "context_window":
+            return ErrorInfo(
+                code="context_window", message="the conversation no longer fits the model's context window"
+            )
+        case "max_tokens" if wants_tools:
+            return ErrorInfo(
+                code="max_tokens",
+                message="the model's reply was cut at its limit of output tokens while it called tools; none was called",
+            )
+    return None
