@@ -18,7 +18,17 @@ __all__ = ["is_embedded", "make_bus"]
 
 def is_embedded(settings: Settings) -> bool:
     """Whether the broker is the in-process one."""
-    return urlsplit(settings.broker_url.get_secret_value()).scheme == "memory"
+    return _scheme(settings) == "memory"
+
+
+def _scheme(settings: Settings) -> str:
+    try:
+        parts = urlsplit(settings.broker_url.get_secret_value())
+        _ = parts.port
+    except ValueError:
+        # What the library says may quote the address, password and all.
+        raise ConfigError("setting 'broker_url' is no address: write amqp://user:password@host:port/vhost") from None
+    return parts.scheme
 
 
 def make_bus(
@@ -36,10 +46,10 @@ def make_bus(
     an embedded bus keeps its messages; `patience` is how long (seconds) a broker that does not answer is waited for.
 
     Raises:
-        ConfigError: the scheme is unknown. MissingExtra: the provider's package is not installed.
+        ConfigError: the address is malformed or its scheme unknown. MissingExtra: the provider's package is not installed.
     """
     url = settings.broker_url.get_secret_value()
-    match urlsplit(url).scheme:
+    match _scheme(settings):
         case "memory":
             from rockbot_messaging.memory import MemoryBus, SqliteBusStorage
 
@@ -58,17 +68,17 @@ def make_bus(
                 raise MissingExtra("a RabbitMQ broker", "rabbitmq") from exc
 
             quiet_libraries()
-            return RabbitBus(
-                RabbitSettings(
+            try:
+                wanted = RabbitSettings(
                     url=url,
                     namespace=settings.namespace,
                     max_body_bytes=settings.host.max_body_bytes,
                     subscriptions=tuple(item.name for item in work),
                     connect_timeout=patience,
-                ),
-                clock=clock,
-                ids=ids,
-            )
+                )
+            except ValueError as exc:
+                raise ConfigError(f"setting 'broker_url': {exc}") from None
+            return RabbitBus(wanted, clock=clock, ids=ids)
         case scheme:
             raise ConfigError(
                 f"setting 'broker_url' has the unknown scheme {scheme!r}: use memory://, amqp:// or amqps://"

@@ -86,7 +86,12 @@ def build_service(name: str, settings: Settings, *, bus: MessageBus, ledger: Res
     """
     ids = RandomIds()
     surroundings = ServiceSurroundings(
-        bus=bus, ledger=ledger, clock=SystemClock(), owner=process_owner(ids), source=f"{settings.source}-{name}"
+        bus=bus,
+        ledger=ledger,
+        clock=SystemClock(),
+        owner=process_owner(ids),
+        source=f"{settings.source}-{name}",
+        namespace=settings.namespace,
     )
     section = getattr(settings, name, {})
     try:
@@ -179,7 +184,8 @@ async def _prepare(name: str, service: Service) -> None:
     except RockBotError:
         raise
     except Exception as exc:
-        raise RockBotError(f"service {name!r} cannot start: {exc}") from exc
+        kind = ConfigError if getattr(exc, "extra", "") else RockBotError
+        raise kind(f"service {name!r} cannot start: {exc}") from exc
 
 
 def _first_line(exc: ValueError) -> str:

@@ -25,13 +25,14 @@ ENTRY_POINTS: Final = "rockbot.services"
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSurroundings:
-    """What a service is given: an opened bus, a ledger, who it is."""
+    """What a service is given: an opened bus, a ledger, who it is, what queues of ours begin with."""
 
     bus: MessageBus
     ledger: ResultLedger
     clock: Clock
     owner: str
     source: str
+    namespace: str
 
 
 class Service(Protocol):
@@ -43,7 +44,10 @@ class Service(Protocol):
         ...
 
     async def prepare(self) -> None:
-        """Do what takes long and needs no bus (build runtimes, start workers); `start` calls it when nobody did."""
+        """Do what takes long and needs no bus (build runtimes, start workers); `start` calls it when nobody did.
+
+        An error of its own that has an attribute `extra` says that packages of that extra are not installed.
+        """
         ...
 
     async def start(self) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from rockbot_messaging.envelope import MessageEnvelope
-from rockbot_messaging.errors import BodyTooLarge, InvalidTopic, MessagingError, Unroutable
+from rockbot_messaging.errors import BodyTooLarge, InvalidTopic, Unroutable
 from rockbot_messaging.retries import RetryPolicy
 from rockbot_messaging.settlement import Bury, decide
 from rockbot_messaging.verdicts import Retry, Verdict
@@ -47,7 +47,7 @@ async def tell_who_waits(
         await publish(notice)
     except (Unroutable, InvalidTopic, BodyTooLarge) as exc:
         logger.warning("nobody could be told that a step failed", extra=_problem(envelope, exc))
-    except MessagingError as exc:
+    except Exception as exc:  # whatever it is: the letter is not written before its turn was told
         logger.warning(
             "a turn could not be told that its step failed; the step is handed back", extra=_problem(envelope, exc)
         )

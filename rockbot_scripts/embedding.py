@@ -36,6 +36,9 @@ class Surroundings(Protocol):
     @property
     def source(self) -> str: ...
 
+    @property
+    def namespace(self) -> str: ...
+
 
 def service(section: Mapping[str, Any], surroundings: Surroundings) -> ScriptService:
     """Make the service from its section of the settings; nothing is started.
@@ -52,4 +55,5 @@ def service(section: Mapping[str, Any], surroundings: Surroundings) -> ScriptSer
         settings=settings,
         owner=surroundings.owner,
         source=surroundings.source,
+        namespace=surroundings.namespace,
     )

@@ -17,6 +17,8 @@ class SandboxUnavailable(ScriptServiceError):
 class MissingExtra(SandboxUnavailable):
     """A package of the `wasm` extra is not installed."""
 
+    extra = "wasm"
+
     def __init__(self, package: str) -> None:
         super().__init__(
             f"the sandbox needs the package {package!r}, which is not installed; "

@@ -17,11 +17,12 @@ class InvalidRequest(ScriptServiceError):
     """The message is no request that could be run and answered; the text is for whoever reads the dead letter."""
 
 
-def read_request(envelope: MessageEnvelope) -> ScriptInvoke:
+def read_request(envelope: MessageEnvelope, *, namespace: str) -> ScriptInvoke:
     """Return the request in `envelope`; a missing language is taken from the topic.
 
     Raises:
-        InvalidRequest: the body is not JSON, lacks something, contradicts the topic, or nobody could be answered.
+        InvalidRequest: the body is not JSON, lacks something, contradicts the topic, nobody could be answered, or
+            the answer would go into a queue of ours.
     """
     runtime = envelope.topic.rsplit(".", 1)[-1]
     try:
@@ -43,4 +44,10 @@ def read_request(envelope: MessageEnvelope) -> ScriptInvoke:
         raise InvalidRequest(f"the body says language {invoke.language!r}, but its topic {envelope.topic!r} differs")
     if envelope.return_address is None and not envelope.reply_to:
         raise InvalidRequest("the request has neither a return address nor a reply-to, so nobody could read the result")
+    if envelope.return_address is None and _is_ours(envelope.reply_to or "", f"{namespace}."):
+        raise InvalidRequest(f"reply-to {envelope.reply_to!r} names a queue of this host; use a reply queue of your own")
     return invoke
+
+
+def _is_ours(queue: str, prefix: str) -> bool:
+    return queue.startswith(prefix) and not queue.startswith((f"{prefix}reply.", f"{prefix}watch."))

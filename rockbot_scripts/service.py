@@ -17,7 +17,7 @@ from typing import Final, final
 
 from rockbot_messaging.calls import CallBusy, CallRefused, LedgeredCalls
 from rockbot_messaging.clock import Clock
-from rockbot_messaging.envelope import MessageEnvelope
+from rockbot_messaging.envelope import SCHEMA_VERSION, MessageEnvelope
 from rockbot_messaging.errors import BodyTooLarge, MessagingError, Unroutable
 from rockbot_messaging.ledger import ResultLedger
 from rockbot_messaging.notices import tell_who_waits
@@ -33,6 +33,10 @@ from rockbot_scripts.settings import ScriptSettings
 __all__ = ["ScriptService", "subscriptions"]
 
 logger = logging.getLogger(__name__)
+
+#: Seconds between two looks at a request that a newer release wrote, and how many before it is dead: 15 minutes.
+_UPGRADE_POLL: Final = 30.0
+_UPGRADE_LOOKS: Final = 30
 
 _EXPIRED: Final = "The script was not run: the deadline of its request had passed before it could start."
 
@@ -55,7 +59,7 @@ def subscriptions(settings: ScriptSettings) -> tuple[WorkSubscription, ...]:
 class ScriptService:
     """Consumes, runs, answers. `prepare` then `start` on an open bus; `stop` drains.
 
-    `owner` names this process in the ledger, `source` in the envelopes it sends.
+    `owner` names this process in the ledger, `source` in the envelopes it sends; queues of ours begin with `namespace`.
     """
 
     def __init__(
@@ -68,7 +72,9 @@ class ScriptService:
         settings: ScriptSettings,
         owner: str,
         source: str = "rockbot-scripts",
+        namespace: str = "rockbot",
     ) -> None:
+        self._namespace = namespace
         self._runner = runner
         self._bus = bus
         # A run has no effect outside of its sandbox, so one that was drained away may be begun elsewhere at once.
@@ -153,8 +159,10 @@ class ScriptService:
         )
 
     async def _verdict(self, envelope: MessageEnvelope) -> Verdict:
+        if envelope.schema_version > SCHEMA_VERSION + 1:
+            return _await_upgrade(envelope)
         try:
-            invoke = read_request(envelope)
+            invoke = read_request(envelope, namespace=self._namespace)
         except InvalidRequest as wrong:
             return DeadLetter(reason=str(wrong), error_type=type(wrong).__name__)
 
@@ -216,6 +224,14 @@ class ScriptService:
         except MessagingError as failure:
             return Retry(reason=f"the result was not sent: {failure}", error_type=type(failure).__name__)
         return Ack()
+
+
+def _await_upgrade(envelope: MessageEnvelope) -> Verdict:
+    reason = f"schema version {envelope.schema_version} is newer than this release reads ({SCHEMA_VERSION + 1})"
+    if envelope.handbacks >= _UPGRADE_LOOKS:
+        reason = f"{reason}; no service could handle it in {envelope.handbacks} tries"
+        return DeadLetter(reason=reason, error_type="NewerRelease")
+    return Retry(after=_UPGRADE_POLL, reason=reason, counted=False)
 
 
 def _append(path: Path, call_id: str, language: str) -> None:

@@ -112,7 +112,7 @@ def show_answer(call: Invocation, response: AgentResponse) -> int:
         screen.text(response.output)
     if response.status == "completed":
         if response.stop_reason != "end_turn" and not screen.json:
-            screen.say(_cut_short(response.stop_reason), "bad")
+            screen.say(_cut_short(response.stop_reason), "warn")
         return 0
     if not screen.json:
         reason = f": {response.error.message}" if response.error else ""

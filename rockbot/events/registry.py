@@ -6,7 +6,7 @@ It is built once at start from the events of the host and its handlers; the gene
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import final
+from typing import Final, final
 
 from pydantic import ValidationError
 
@@ -14,6 +14,10 @@ from rockbot.events.event import Event
 from rockbot_messaging.topics import TopicPattern
 
 __all__ = ["EventRegistry", "InvalidEvent", "UnknownType", "explain"]
+
+#: Some clients put it before UTF-8; RFC 8259 (section 8.1) lets readers ignore it.
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_GZIP: Final = b"\x1f\x8b"
 
 
 class UnknownType(Exception):
@@ -65,14 +69,25 @@ class EventRegistry:
         """The typed body.
 
         Raises:
-            InvalidEvent: it is empty, not UTF-8, not JSON, or misses or mistypes fields.
+            InvalidEvent: it is empty, compressed, not UTF-8, not JSON, or misses or mistypes fields.
         """
         if not body:
             raise InvalidEvent(f"the body is empty; {event.type_name} needs a JSON object")
         try:
-            return event.model_validate_json(body)
+            return event.model_validate_json(body.removeprefix(_BYTE_ORDER_MARK))
         except ValidationError as exc:
-            raise InvalidEvent(f"the body is no {event.type_name}: {explain(exc)}") from exc
+            raise InvalidEvent(f"the body is no {event.type_name}: {_encoding(body) or explain(exc)}") from exc
+
+
+def _encoding(body: bytes) -> str:
+    """Why these bytes are no text; empty when they are."""
+    if body.startswith(_GZIP):
+        return "it is compressed (gzip); send it uncompressed"
+    try:
+        body.decode()
+    except UnicodeDecodeError as exc:
+        return f"it is not UTF-8 (byte 0x{body[exc.start]:02x} at position {exc.start}); JSON is sent as UTF-8"
+    return ""
 
 
 def explain(exc: ValidationError) -> str:

@@ -14,7 +14,7 @@ from rockbot.operators.faults import InvalidRequest, OperatorError
 from rockbot.operators.models import Diagnosis, LetterDetail, LetterSummary, Pipeline, PublishedMessage, QueueInfo
 from rockbot_messaging.clock import Clock, IdSource
 from rockbot_messaging.envelope import HeaderValue, MessageEnvelope
-from rockbot_messaging.errors import Unroutable
+from rockbot_messaging.errors import MessagingError, Unroutable
 from rockbot_messaging.letters import UNROUTED
 from rockbot_messaging.ports import Door, MessageBus
 from rockbot_messaging.topics import check_topic
@@ -82,6 +82,10 @@ class BusOperator:
         )
         try:
             await self._bus.publisher.publish(envelope, door=Door.COMMANDS)
+        except ValueError as exc:
+            if isinstance(exc, MessagingError):
+                raise
+            raise InvalidRequest(f"the message cannot be sent: {_unsendable(exc)}") from None
         except Unroutable:
             raise Unroutable(
                 topic,
@@ -132,6 +136,10 @@ class BusOperator:
         if self._on_close is not None:
             act, self._on_close = self._on_close, None
             await act()
+
+
+def _unsendable(exc: ValueError) -> str:
+    return "a name or value is no text that UTF-8 can carry" if isinstance(exc, UnicodeError) else str(exc)
 
 
 def _published(envelope: MessageEnvelope) -> PublishedMessage:

@@ -115,7 +115,7 @@ class MemoryBus:
             for envelope in envelopes:
                 try:
                     await self.publish(envelope, door=door)
-                except MessagingError as exc:
+                except (MessagingError, ValueError) as exc:
                     problems.append(exc)
         if problems:
             raise problems[0]

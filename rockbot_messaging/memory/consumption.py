@@ -217,9 +217,7 @@ class MemoryConsumption:
             if not isinstance(verdict, Ack | Retry | DeadLetter):
                 raise TypeError(f"the handler returned {verdict!r} instead of a verdict")
         except Exception as exc:
-            verdict = Retry(
-                reason=str(exc), error_type=type(exc).__name__, traceback="".join(traceback.format_exception(exc))
-            )
+            verdict = _counted(exc)
         if self._queue.watch:
             if not isinstance(verdict, Ack):
                 _LOG.warning("watcher %s drops %s: %s", self.address, envelope.message_id, verdict)
@@ -227,7 +225,15 @@ class MemoryConsumption:
         return self._decide(stored, verdict)
 
     def _decide(self, stored: Stored, verdict: Verdict, *, broker: str = "") -> Outcome:
-        outcome = decide(stored.envelope, verdict, self._retry, queue=self.address, now_ms=self._broker.clock.now_ms())
+        now_ms = self._broker.clock.now_ms()
+        try:
+            outcome = decide(stored.envelope, verdict, self._retry, queue=self.address, now_ms=now_ms)
+        except (ArithmeticError, ValueError) as exc:  # a wait that is no number of seconds
+            outcome = decide(stored.envelope, _counted(exc), self._retry, queue=self.address, now_ms=now_ms)
         if broker and isinstance(outcome, Bury):
             return Bury(outcome.envelope, dataclasses.replace(outcome.failure, broker=broker))
         return outcome
+
+
+def _counted(exc: Exception) -> Retry:
+    return Retry(reason=str(exc), error_type=type(exc).__name__, traceback="".join(traceback.format_exception(exc)))

@@ -107,7 +107,12 @@ class SqliteBusStorage:
         try:
             while self._waiting:
                 batch, self._waiting = self._waiting, []
-                problems = await loop.run_in_executor(self._thread, self._commit, batch)
+                problems: Sequence[Exception | None]
+                try:
+                    problems = await loop.run_in_executor(self._thread, self._commit, batch)
+                except Exception as exc:
+                    # Whatever it is (a rollback that fails too), nobody may wait for this batch for ever.
+                    problems = [exc] * len(batch)
                 for change, problem in zip(batch, problems, strict=True):
                     if change.done.done():
                         continue
@@ -148,7 +153,7 @@ class SqliteBusStorage:
             for number, queue, place, due_ms, envelope, failure, problem in connection.execute(_LOAD)
         ]
 
-    def _commit(self, batch: Sequence[_Change]) -> list[sqlite3.Error | None]:
+    def _commit(self, batch: Sequence[_Change]) -> list[Exception | None]:
         """Write a batch in one transaction; if that fails, each change in one of its own, to spare the innocent."""
         problem = self._transaction(batch)
         if problem is None:
@@ -157,7 +162,7 @@ class SqliteBusStorage:
             return [problem]
         return [self._transaction([change]) for change in batch]
 
-    def _transaction(self, batch: Sequence[_Change]) -> sqlite3.Error | None:
+    def _transaction(self, batch: Sequence[_Change]) -> Exception | None:
         connection = self._connection
         if connection is None:
             return sqlite3.ProgrammingError("the file is closed")
@@ -166,10 +171,11 @@ class SqliteBusStorage:
             connection.executemany(_PUT, [_values(row) for change in batch for row in change.puts])
             connection.executemany(_REMOVE, [(number,) for change in batch for number in change.removals])
             connection.execute("COMMIT")
-        except sqlite3.Error as exc:
+        except Exception as exc:  # also what the driver says of a value that no column holds
+            return exc
+        finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            return exc
         return None
 
     def _begin(self, connection: sqlite3.Connection) -> None:

@@ -7,11 +7,14 @@ in return client and broker save most of what acknowledging costs. Any other set
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Final, final
 
 from rockbot_messaging.rabbitmq.channel import Channel
 
 __all__ = ["Acks"]
+
+_log = logging.getLogger("rockbot_messaging.rabbitmq")
 
 #: Seconds that an ack waits at most.
 _DELAY: Final = 0.005
@@ -21,72 +24,65 @@ _DELAY: Final = 0.005
 class Acks:
     """The settlements of one channel's deliveries; tags count from 1 without gaps."""
 
-    __slots__ = ("_ahead", "_base", "_batch", "_channel", "_loop", "_pending", "_timer", "_top")
+    __slots__ = ("_batch", "_channel", "_gaps", "_highest", "_loop", "_timer", "_waiting")
 
     def __init__(self, channel: Channel, *, batch: int) -> None:
         self._channel = channel
         self._batch = batch
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        #: Every tag up to this one is done with; `_top` is the highest of them whose ack was not written yet.
-        self._base = 0
-        self._top = 0
-        #: Done tags beyond the first gap, and whether their ack is still to be written.
-        self._ahead: dict[int, bool] = {}
-        self._pending = 0
+        #: Done, and the ack still to be written.
+        self._waiting: list[int] = []
+        #: The highest tag that is done, and in their order those below it that are not: never more than the prefetch.
+        self._highest = 0
+        self._gaps: dict[int, None] = {}
 
     def ack(self, tag: int) -> None:
         """Acknowledge `tag`, soon."""
-        self._done(tag, to_write=True)
-        self._pending += 1
-        if self._pending >= self._batch:
+        if not self._done(tag):
+            return
+        self._waiting.append(tag)
+        if len(self._waiting) >= self._batch:
             self.flush()
         elif self._timer is None:
-            self._timer = self._loop.call_later(_DELAY, self._late)
+            self._timer = self._loop.call_later(_DELAY, self.flush)
 
     def hand_back(self, tag: int) -> None:
         """Put `tag` back, now."""
         self.flush()
-        self._channel.hand_back(tag)
-        self._done(tag, to_write=False)
+        if self._done(tag):
+            self._channel.hand_back(tag)
 
     def flush(self) -> None:
         """Write every ack that is waiting."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not self._pending:
+        if not self._waiting:
             return
-        self._pending = 0
-        if self._top:
-            # The named tag must itself be unsettled, or the broker closes the channel; hence `_top` and not `_base`.
-            self._channel.ack(self._top, multiple=True)
-            self._top = 0
-        for tag, to_write in self._ahead.items():
-            if to_write:
+        waiting, self._waiting = self._waiting, []
+        first_gap = next(iter(self._gaps), None)
+        if first_gap is None:
+            self._channel.ack(max(waiting), multiple=True)
+            return
+        # The named tag must itself be unsettled, or the broker closes the channel.
+        below = max((tag for tag in waiting if tag < first_gap), default=0)
+        if below:
+            self._channel.ack(below, multiple=True)
+        for tag in waiting:
+            if tag > first_gap:
                 self._channel.ack(tag)
-                self._ahead[tag] = False
 
-    def drop(self) -> None:
-        """The channel is gone, its acks with it."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._pending = 0
-
-    def _late(self) -> None:
-        self._timer = None
-        self.flush()
-
-    def _done(self, tag: int, *, to_write: bool) -> None:
-        if tag != self._base + 1:
-            self._ahead[tag] = to_write
-            return
-        self._base = tag
-        if to_write:
-            self._top = tag
-        ahead = self._ahead
-        while ahead and self._base + 1 in ahead:
-            self._base += 1
-            if ahead.pop(self._base):
-                self._top = self._base
+    def _done(self, tag: int) -> bool:
+        """Note that `tag` is settled; False if it was before, because a second time would end the channel."""
+        if tag == self._highest + 1:
+            self._highest = tag
+        elif tag > self._highest:
+            self._gaps.update(dict.fromkeys(range(self._highest + 1, tag)))
+            self._highest = tag
+        elif tag in self._gaps:
+            del self._gaps[tag]
+        else:
+            _log.error("delivery %d was to be settled twice", tag)
+            return False
+        return True

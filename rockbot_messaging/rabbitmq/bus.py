@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterable
 from typing import final
@@ -44,6 +45,7 @@ class RabbitBus:
             self._inward, self._sender, packer, names, settings, clock, self._known_subscriptions
         )
         self._closed = False
+        self._closing = asyncio.Lock()
 
     @property
     def publisher(self) -> RabbitPublisher:
@@ -98,13 +100,15 @@ class RabbitBus:
 
     async def close(self) -> None:
         """See `MessageBus.close`."""
-        if self._closed:
-            return
-        self._closed = True
-        await self._subscriber.close()
-        await self._sender.close()
-        await self._inward.close()
-        await self._outward.close()
+        async with self._closing:
+            if self._closed:
+                return
+            await self._subscriber.close()
+            await self._sender.close()
+            await self._inward.close()
+            await self._outward.close()
+            # Only now: a close that was cancelled may be asked for again.
+            self._closed = True
 
     def cut(self) -> None:
         """Break both connections as a failing network would; they come back."""

@@ -30,6 +30,8 @@ _FRAME: Final = struct.Struct(">BHI").pack
 _PUBLISH: Final = struct.pack(">HHH", 60, 40, 0)
 _CONTENT: Final = struct.Struct(">HHQ").pack
 _END: Final = b"\xce"
+#: Bytes of a header frame beside the property list.
+_HEADER_OVERHEAD: Final = 20
 
 
 class Returned(Exception):
@@ -65,6 +67,7 @@ class Channel:
 
     def __init__(self, number: int, frame_max: int, outbox: Outbox) -> None:
         self._number = number
+        self._frame_max = frame_max
         self._chunk = frame_max - 8
         self._outbox = outbox
         self._loop = asyncio.get_running_loop()
@@ -200,6 +203,11 @@ class Channel:
             await self._room.wait()
         await self._outbox.drain()
 
+    @property
+    def behind(self) -> bool:
+        """Whether so many bytes are unsent that more of them would only fill memory."""
+        return self._outbox.far_behind
+
     def publish(self, parcels: Iterable[Parcel]) -> list[asyncio.Future[Outcome]]:
         """Publish in one write; each future's result is None once confirmed, else what happened instead."""
         frames: list[bytes] = []
@@ -210,6 +218,15 @@ class Channel:
             if self.lost is not None:
                 future.set_result(self.lost)
                 continue
+            if len(parcel.properties) + _HEADER_OVERHEAD > self._frame_max:
+                # The broker would end the whole connection, and again at every repetition.
+                future.set_result(
+                    Refused(
+                        f"its headers have {len(parcel.properties)} bytes, a frame of this broker has room for "
+                        f"{self._frame_max - _HEADER_OVERHEAD}"
+                    )
+                )
+                continue
             self._published += 1
             self._waiting[self._published] = (parcel, future)
             self._frames(parcel, frames)
@@ -219,7 +236,7 @@ class Channel:
 
     def publish_lossy(self, parcel: Parcel) -> None:
         """Publish and forget; its confirm is counted and ignored."""
-        if self.lost is None:
+        if self.lost is None and len(parcel.properties) + _HEADER_OVERHEAD <= self._frame_max:
             self._published += 1
             frames: list[bytes] = []
             self._frames(parcel, frames)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
+from collections.abc import AsyncGenerator
 from typing import Any, Final, final
 
 import aio_pika
@@ -23,7 +24,7 @@ from rockbot_messaging.rabbitmq.channel import Channel, ChannelLost
 from rockbot_messaging.rabbitmq.settings import RabbitSettings
 from rockbot_messaging.rabbitmq.tap import Outbox, TappedStream, TappedTransport
 
-__all__ = ["Link", "OpenChannel", "Session"]
+__all__ = ["Link", "OpenChannel", "Session", "speaking"]
 
 _log = logging.getLogger("rockbot_messaging.rabbitmq")
 
@@ -32,6 +33,34 @@ _log = logging.getLogger("rockbot_messaging.rabbitmq")
 _FRAME_MAX: Final = 131072
 #: Seconds that opening a channel may take.
 _CHANNEL_TIMEOUT: Final = 20.0
+#: Seconds that saying goodbye may take.
+_CLOSE_TIMEOUT: Final = 5.0
+
+
+@contextlib.asynccontextmanager
+async def speaking(timeout: float) -> AsyncGenerator[None]:
+    """Talk to the broker through the library for at most `timeout` seconds.
+
+    A library whose connection ends under a call may report that by cancelling the call, which is not a cancellation of
+    whoever made it. What the broker answers to the call itself (an `AMQPError`) passes.
+
+    Raises:
+        ChannelLost: no answer in time, or the connection ended.
+    """
+    try:
+        async with asyncio.timeout(timeout):
+            yield
+    except TimeoutError:
+        raise ChannelLost(f"the broker did not answer within {timeout:g} s") from None
+    except asyncio.CancelledError as exc:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ChannelLost("the connection ended") from exc
+    except AMQPError:
+        raise
+    except Exception as exc:
+        raise ChannelLost(str(exc) or type(exc).__name__) from exc
 
 
 @final
@@ -54,8 +83,8 @@ class OpenChannel:
         """Close it; deliveries that were not settled go back."""
         self.content.flush()
         self.content.fail(ChannelLost("the channel was closed"))
-        with contextlib.suppress(AMQPError, OSError, RuntimeError, TimeoutError):
-            async with asyncio.timeout(5):
+        with contextlib.suppress(AMQPError, ChannelLost):
+            async with speaking(_CLOSE_TIMEOUT):
                 await self._owner.close()
         self.ended.set()
 
@@ -87,6 +116,11 @@ class Session:
         return not self._stream.unblocked.is_set()
 
     @property
+    def stands(self) -> bool:
+        """Whether neither the library nor the socket has noticed its end."""
+        return not self.ended.is_set() and not self.outbox.closing
+
+    @property
     def end_reason(self) -> str:
         """What the broker said when it closed the connection."""
         return self._stream.close_reason
@@ -102,11 +136,11 @@ class Session:
             ChannelLost: the connection ended meanwhile.
         """
         try:
-            async with asyncio.timeout(_CHANNEL_TIMEOUT):
+            async with speaking(_CHANNEL_TIMEOUT):
                 owner = self._connection.channel(publisher_confirms=confirms)
                 await owner.initialize()
                 rpc = await owner.get_underlay_channel()
-        except (AMQPError, OSError, RuntimeError, TimeoutError) as exc:
+        except AMQPError as exc:
             raise ChannelLost(str(exc) or type(exc).__name__) from exc
         content = Channel(rpc.number, self._wire.connection_tune.frame_max or _FRAME_MAX, self.outbox)
         sinks = self._stream.sinks
@@ -123,9 +157,12 @@ class Session:
     async def close(self) -> None:
         """End it politely."""
         self.outbox.flush()
-        with contextlib.suppress(AMQPError, OSError, RuntimeError, TimeoutError):
-            async with asyncio.timeout(5):
+        try:
+            async with speaking(_CLOSE_TIMEOUT):
                 await self._connection.close()
+        except (AMQPError, ChannelLost) as exc:
+            _log.debug("closing a connection to RabbitMQ: %s", exc)
+            self.outbox.abort()
         self.ended.set()
 
     def cut(self) -> None:
@@ -214,13 +251,18 @@ class Link:
             self._session.cut()
 
     async def _keep(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             assert self._session is not None
+            since = loop.time()
             await self._session.ended.wait()
             self.trouble = self._session.end_reason or "the connection was lost"
             _log.warning("%s; connecting again", self._explain(self.trouble))
             # The library notices the end before its own tasks are done with it.
             await self._session.close()
+            if loop.time() - since < self._settings.reconnect_interval:
+                # A broker that takes a connection only to end it must not be stormed.
+                await asyncio.sleep(self._settings.reconnect_interval)
             while True:
                 try:
                     self._session = await self._connect(self._settings.connect_timeout)
@@ -251,15 +293,19 @@ class Link:
             async with asyncio.timeout(max(timeout, 0.1)):
                 await connection.connect()
             return Session(connection, transport)
-        except (AMQPError, OSError, TimeoutError) as exc:
+        except asyncio.CancelledError:
+            transport.abort()
+            raise
+        except Exception as exc:
+            # Of any class: a server that hangs up or talks nonsense between two frames shows in the library as
+            # StopAsyncIteration or as an error of its parser, and none of them may end the attempts to come back.
+            transport.abort()
             stream = getattr(transport, "stream", None)
             # Waiting cures neither wrong credentials (403) nor a missing virtual host (530).
             self._hopeless = isinstance(exc, AuthenticationError) or (
                 stream is not None and stream.close_code in (403, 530)
             )
             self.trouble = (stream.close_reason if stream is not None else "") or _reason(exc)
-            with contextlib.suppress(AMQPError, OSError, RuntimeError):
-                await connection.close()
             raise BrokerUnreachable(self._explain(self.trouble)) from None
 
     def _explain(self, trouble: str) -> str:
@@ -270,6 +316,8 @@ class Link:
 def _reason(exc: BaseException) -> str:
     if isinstance(exc, TimeoutError):
         return "no answer in time"
+    if isinstance(exc, StopAsyncIteration):
+        return "the connection was closed during the log-in"
     if isinstance(exc, AMQPConnectionError | OSError) and exc.args:
         return str(exc.args[-1])
     return str(exc) or type(exc).__name__

@@ -17,7 +17,7 @@ from rockbot_messaging.letters import Failure
 from rockbot_messaging.ports import MessageHandler
 from rockbot_messaging.rabbitmq.acks import Acks
 from rockbot_messaging.rabbitmq.channel import ChannelLost
-from rockbot_messaging.rabbitmq.connection import Link, OpenChannel, Session
+from rockbot_messaging.rabbitmq.connection import Link, OpenChannel, Session, speaking
 from rockbot_messaging.rabbitmq.declaring import NameTaken
 from rockbot_messaging.rabbitmq.handling import Handling, Item
 from rockbot_messaging.rabbitmq.settling import Settler
@@ -85,6 +85,7 @@ class RabbitConsumption:
         self._cancelled = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._stopping = False
+        self._ending: asyncio.Task[int] | None = None
         #: Deliveries whose handlers were cancelled by stopping; they go back together, in their order.
         self._left: list[Item] = []
         self._idle_since: float | None = clock.monotonic()
@@ -116,12 +117,28 @@ class RabbitConsumption:
                 if left <= 0:
                     raise BrokerUnreachable(f"cannot consume {self._what.queue!r}: {exc}") from None
                 await asyncio.sleep(_AGAIN)
+            except asyncio.CancelledError:
+                # Deliveries may have come before the answer did; nobody owns their handlers now.
+                self._handling.withdraw()
+                self._handling.cancel()
+                raise
         self._keeper = asyncio.create_task(self._keep(), name=f"consumer of {self._what.queue}")
 
     async def stop(self, *, timeout: float) -> int:
-        """See `Consumption.stop`; deliveries not begun go back at once."""
-        if self._stopping:
-            return 0
+        """See `Consumption.stop`; deliveries not begun go back at once.
+
+        Stopping goes on when whoever asked for it is cancelled. Asked for again, it is waited for up to `timeout`
+        seconds, then the handlers that still run are cancelled.
+        """
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end(timeout), name=f"end of the consumer of {self._what.queue}")
+            return await asyncio.shield(self._ending)
+        await asyncio.wait([self._ending], timeout=timeout)
+        self._handling.cancel()
+        await asyncio.shield(self._ending)
+        return 0
+
+    async def _end(self, timeout: float) -> int:
         self._stopping = True
         if self._keeper is not None:
             self._keeper.cancel()
@@ -130,9 +147,9 @@ class RabbitConsumption:
         if channel is not None and channel.content.lost is None:
             channel.content.flush()
             try:
-                async with asyncio.timeout(_GRACE):
+                async with speaking(_GRACE):
                     await channel.rpc.basic_cancel(self._consumer_tag)
-            except (AMQPError, OSError, RuntimeError, TimeoutError) as exc:
+            except (AMQPError, ChannelLost) as exc:
                 _log.debug("cancelling the consumer of %s: %s", self._what.queue, exc)
         waiting = self._handling.withdraw()
         if timeout > 0:
@@ -144,8 +161,6 @@ class RabbitConsumption:
         self._flush()
         if channel is not None:
             await channel.close()
-        if self._acks is not None:
-            self._acks.drop()
         self._idle_since = None
         self._ended()
         return len(waiting) + len(self._left)
@@ -157,24 +172,26 @@ class RabbitConsumption:
             self._keeper.cancel()
         if self._channel is not None:
             self._channel.content.fail(ChannelLost("killed"))
-        if self._acks is not None:
-            self._acks.drop()
         self._handling.withdraw()
         self._handling.cancel()
 
     # -- being a consumer ------------------------------------------------------------------------------------------
 
     async def _keep(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             assert self._channel is not None
+            since = loop.time()
             await self._until_lost(self._channel)
             self._idle_since = self._clock.monotonic()
             _log.warning("the consumer of %s is gone; consuming again", self._what.queue)
             # What was not begun comes again on the next channel; what was begun is left to end, its settlement is void.
             self._handling.withdraw()
-            if self._acks is not None:
-                self._acks.drop()
+            # The channel may still stand when only its consumer was cancelled.
+            self._flush()
             await self._channel.close()
+            if loop.time() - since < _AGAIN:
+                await asyncio.sleep(_AGAIN)
             while True:
                 try:
                     await self._consume(await self._link.session(3600))
@@ -208,13 +225,12 @@ class RabbitConsumption:
         self._cancelled.clear()
         try:
             # A quorum queue without a leader does not answer at all.
-            async with asyncio.timeout(_CONSUME_TIMEOUT):
+            async with speaking(_CONSUME_TIMEOUT):
                 await channel.rpc.basic_qos(prefetch_count=self._what.prefetch)
                 channel.rpc.on_consumer_cancel_callbacks.add(self._on_cancel)
                 consume = await channel.rpc.basic_consume(self._what.queue, _never)
-        except (AMQPError, OSError, RuntimeError, TimeoutError) as exc:
-            if isinstance(exc, TimeoutError):
-                _log.warning("queue %s did not accept a consumer within %g s", self._what.queue, _CONSUME_TIMEOUT)
+        except (AMQPError, ChannelLost) as exc:
+            _log.warning("queue %s did not accept a consumer: %s", self._what.queue, exc)
             await channel.close()
             raise ChannelLost(str(exc) or type(exc).__name__) from exc
         except BaseException:
@@ -234,6 +250,9 @@ class RabbitConsumption:
     # -- one delivery ----------------------------------------------------------------------------------------------
 
     async def _handle(self, item: Item) -> None:
+        if item.channel.lost is not None:
+            # It comes again on the next channel; what is done for it now could not be settled.
+            return
         try:
             await self._handle_and_settle(item)
         except asyncio.CancelledError:
@@ -261,16 +280,23 @@ class RabbitConsumption:
         else:
             try:
                 verdict = await what.handler(envelope)
+                if type(verdict) is Ack:
+                    item.acks.ack(item.delivery.tag)
+                    return
+                if not isinstance(verdict, Retry | DeadLetter):
+                    raise TypeError(f"the handler returned {verdict!r} instead of a verdict")
             except Exception as exc:
                 verdict = _counted(exc)
-        if type(verdict) is Ack:
-            item.acks.ack(item.delivery.tag)
-        elif what.settler is None or what.retry is None:
+        if what.settler is None or what.retry is None:
             _log.warning("watcher %s did not handle message %s: %s", what.name, envelope.message_id, verdict)
             item.acks.ack(item.delivery.tag)
-        else:
-            now = self._clock.now_ms()
-            await what.settler.carry_out(decide(envelope, verdict, what.retry, queue=what.queue, now_ms=now), item)
+            return
+        now = self._clock.now_ms()
+        try:
+            outcome = decide(envelope, verdict, what.retry, queue=what.queue, now_ms=now)
+        except (ArithmeticError, ValueError) as exc:  # a wait that is no number of seconds
+            outcome = decide(envelope, _counted(exc), what.retry, queue=what.queue, now_ms=now)
+        await what.settler.carry_out(outcome, item)
 
     async def _undecodable(self, item: Item, problem: Undecodable) -> None:
         what, delivery = self._what, item.delivery

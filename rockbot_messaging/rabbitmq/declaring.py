@@ -15,7 +15,7 @@ from aiormq.exceptions import (
 
 from rockbot_messaging.errors import BrokerUnreachable, TopologyMismatch
 from rockbot_messaging.rabbitmq.channel import ChannelLost
-from rockbot_messaging.rabbitmq.connection import Session
+from rockbot_messaging.rabbitmq.connection import Session, speaking
 from rockbot_messaging.rabbitmq.topology import Topology
 
 __all__ = ["NameTaken", "declare", "depth", "explain_mismatch"]
@@ -24,6 +24,10 @@ _INEQUIVALENT: Final = re.compile(
     r"inequivalent arg '(?P<argument>[^']*)' for (?P<kind>\w+) '(?P<name>[^']*)' in vhost '(?P<vhost>[^']*)':"
     r" received (?:the value )?(?P<wanted>.*?) but current is (?:the value )?(?P<found>.*)"
 )
+
+
+#: Seconds that all declarations of one topology may take; a quorum queue without a majority does not answer at all.
+_TIMEOUT: Final = 30.0
 
 
 class NameTaken(Exception):
@@ -42,27 +46,28 @@ async def declare(session: Session, topology: Topology) -> None:
     channel = await session.channel(confirms=False)
     rpc = channel.rpc
     try:
-        for queue in topology.queues:
-            await rpc.queue_declare(
-                queue.name,
-                durable=not queue.transient,
-                exclusive=queue.transient,
-                auto_delete=queue.transient,
-                arguments=dict(queue.arguments),
-            )
-        for exchange in topology.exchanges:
-            await rpc.exchange_declare(
-                exchange.name, exchange_type=exchange.kind, durable=True, arguments=dict(exchange.arguments)
-            )
-        for binding in topology.bindings:
-            await rpc.queue_bind(binding.queue, binding.exchange, binding.pattern)
+        async with speaking(_TIMEOUT):
+            for queue in topology.queues:
+                await rpc.queue_declare(
+                    queue.name,
+                    durable=not queue.transient,
+                    exclusive=queue.transient,
+                    auto_delete=queue.transient,
+                    arguments=dict(queue.arguments),
+                )
+            for exchange in topology.exchanges:
+                await rpc.exchange_declare(
+                    exchange.name, exchange_type=exchange.kind, durable=True, arguments=dict(exchange.arguments)
+                )
+            for binding in topology.bindings:
+                await rpc.queue_bind(binding.queue, binding.exchange, binding.pattern)
     except ChannelPreconditionFailed as exc:
         raise TopologyMismatch(explain_mismatch(str(exc))) from None
     except ChannelLockedResource as exc:
         raise NameTaken(str(exc)) from None
     except ChannelAccessRefused as exc:
         raise BrokerUnreachable(f"RabbitMQ refuses to create what is needed: {exc}") from None
-    except (AMQPError, OSError, RuntimeError) as exc:
+    except AMQPError as exc:
         raise ChannelLost(str(exc) or type(exc).__name__) from exc
     finally:
         await channel.close()
@@ -76,11 +81,12 @@ async def depth(session: Session, queue: str) -> int | None:
     """
     channel = await session.channel(confirms=False)
     try:
-        answer = await channel.rpc.queue_declare(queue, passive=True)
+        async with speaking(_TIMEOUT):
+            answer = await channel.rpc.queue_declare(queue, passive=True)
         return answer.message_count or 0
     except ChannelNotFoundEntity:
         return None
-    except (AMQPError, OSError, RuntimeError) as exc:
+    except AMQPError as exc:
         raise ChannelLost(str(exc) or type(exc).__name__) from exc
     finally:
         await channel.close()

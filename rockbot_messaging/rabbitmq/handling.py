@@ -117,5 +117,7 @@ class Handling:
                 self._active -= 1
                 if item.delivery.redelivered:
                     self._alone = False
+                    # This task takes the next item; those behind it need tasks of their own again.
+                    self._schedule()
         if not self._active and not self._ready:
             self._on_idle()

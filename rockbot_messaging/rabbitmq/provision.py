@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import final
 
+from rockbot_messaging.errors import TopologyMismatch
 from rockbot_messaging.rabbitmq import topology
 from rockbot_messaging.rabbitmq.connection import Session
-from rockbot_messaging.rabbitmq.declaring import declare
+from rockbot_messaging.rabbitmq.declaring import NameTaken, declare
 from rockbot_messaging.rabbitmq.topology import Names, Topology
 from rockbot_messaging.subscriptions import WorkSubscription
 
@@ -26,7 +27,7 @@ class Provision:
         """Declare the exchanges and all queues known so far.
 
         Raises:
-            TopologyMismatch, BrokerUnreachable, NameTaken, ChannelLost: see `declaring.declare`.
+            TopologyMismatch, BrokerUnreachable, ChannelLost: see `declaring.declare`.
         """
         await self._declare(session, self.work.values())
 
@@ -42,11 +43,18 @@ class Provision:
 
     async def delay(self, session: Session, queue: str, step: int) -> None:
         """Declare one delay queue; raises as `everything`."""
-        await declare(session, topology.delay(self._names, queue, step))
+        await _declare_durable(session, topology.delay(self._names, queue, step))
 
     async def _declare(self, session: Session, subscriptions: Iterable[WorkSubscription]) -> None:
         major = session.server_major
         wanted: Topology = topology.shared(self._names, server_major=major)
         for subscription in subscriptions:
             wanted += topology.work(self._names, subscription, server_major=major)
+        await _declare_durable(session, wanted)
+
+
+async def _declare_durable(session: Session, wanted: Topology) -> None:
+    try:
         await declare(session, wanted)
+    except NameTaken as exc:
+        raise TopologyMismatch(f"a queue of ours belongs to another connection alone: {exc}") from None

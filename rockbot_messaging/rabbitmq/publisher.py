@@ -7,7 +7,7 @@ from typing import Final, final
 
 from rockbot_messaging.clock import Clock
 from rockbot_messaging.envelope import HeaderValue, MessageEnvelope
-from rockbot_messaging.errors import BodyTooLarge, MessagingError, Unroutable
+from rockbot_messaging.errors import BodyTooLarge, MessagingError, NotConfirmed, Unroutable
 from rockbot_messaging.letters import Failure
 from rockbot_messaging.ports import Door
 from rockbot_messaging.rabbitmq.channel import Parcel
@@ -163,5 +163,15 @@ class RabbitPublisher:
             error_type=type(error).__name__,
             history=envelope.history,
         )
-        (kept,) = await self._sender.deliver([self._packer.for_grave(envelope, self._names.unrouted, failure)])
+        parcel = self._packer.for_grave(envelope, self._names.unrouted, failure)
+        (kept,) = await self._sender.deliver([parcel])
+        if isinstance(kept, Unroutable):
+            # Somebody deleted the unrouted queue.
+            try:
+                await self._sender.restore()
+            except MessagingError as exc:
+                return exc
+            (kept,) = await self._sender.deliver([parcel])
+        if isinstance(kept, Unroutable):
+            return NotConfirmed(f"{error}, and there is no queue {self._names.unrouted!r} to keep the message in")
         return kept or error

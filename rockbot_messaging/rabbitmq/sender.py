@@ -7,7 +7,6 @@ its confirm came is made again on the next one, with the same id; so it may be s
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, final
@@ -31,6 +30,9 @@ _log = logging.getLogger("rockbot_messaging.rabbitmq")
 #: Publishes that may wait for their confirm at the same time; beyond it more in flight only costs memory.
 _WINDOW: Final = 1000
 _BATCH: Final = 500
+
+#: Seconds beyond its time limit that opening a channel may take, so that what it waits for can speak first.
+_SLACK: Final = 0.5
 
 #: Seconds that lossy messages wait for a channel on a standing connection.
 _LOSSY_PATIENCE: Final = 1.0
@@ -72,7 +74,7 @@ class Sender:
                 for index in todo:
                     results[index] = NotConfirmed(str(exc))
                 break
-            if todo and not session.ended.is_set():
+            if todo and session.stands:
                 deaths += 1
                 if deaths >= _CHANNEL_DEATHS:
                     for index in todo:
@@ -124,7 +126,7 @@ class Sender:
             futures: list[asyncio.Future[Outcome]] = []
             try:
                 async with asyncio.timeout_at(deadline):
-                    if channel.outstanding >= _WINDOW:
+                    if channel.outstanding >= _WINDOW or channel.behind:
                         await channel.room(_WINDOW)
                     futures = channel.publish([parcels[index] for index in batch])
                     tried.update(batch)
@@ -155,7 +157,26 @@ class Sender:
         opened = self._open
         if opened is not None and opened[1].content.lost is None and not opened[0].blocked:
             return opened[0], opened[1].content
-        return await self._reopen(deadline)
+        try:
+            # Opening takes turns and talks to the broker; both may last.
+            async with asyncio.timeout_at(deadline + _SLACK):
+                return await self._reopen(deadline)
+        except TimeoutError:
+            raise BrokerUnreachable(
+                f"RabbitMQ at {self._settings.address} did not open a channel for publishing in time"
+            ) from None
+
+    async def restore(self) -> None:
+        """Declare everything known again.
+
+        Raises:
+            BrokerUnreachable, Closed, TopologyMismatch: as for `deliver`.
+        """
+        session = await self._link.session(self._settings.connect_timeout)
+        try:
+            await self._prepare(session)
+        except ChannelLost as exc:
+            raise BrokerUnreachable(f"RabbitMQ at {self._settings.address} cannot be set up: {exc}") from None
 
     async def _reopen(self, deadline: float) -> tuple[Session, Channel]:
         loop = asyncio.get_running_loop()
@@ -167,13 +188,17 @@ class Sender:
                     await self._wait_unblocked(session, deadline)
                 if self._open is not None and self._open[1].content.lost is None and self._open[0] is session:
                     return session, self._open[1].content
-                with contextlib.suppress(ChannelLost):
+                try:
                     await self._prepare(session)
                     channel = await session.channel(confirms=True)
                     self._open = (session, channel)
                     return session, channel.content
+                except ChannelLost as exc:
+                    trouble = str(exc)
                 if loop.time() >= deadline:
-                    raise BrokerUnreachable(f"RabbitMQ at {self._settings.address} keeps closing the connection")
+                    raise BrokerUnreachable(
+                        f"RabbitMQ at {self._settings.address} does not keep a channel open for publishing: {trouble}"
+                    )
                 await asyncio.sleep(0.05)
 
     async def _wait_unblocked(self, session: Session, deadline: float) -> None:

@@ -60,7 +60,8 @@ class Settler:
             else:
                 parcel = self._grave(outcome, item, problem)
             error = await self._store(parcel, step)
-        except (MessagingError, ValueError) as exc:
+        except Exception as exc:
+            # Whatever it was, a delivery that nobody settles would be held for as long as the channel stands.
             error = exc
         if error is None:
             item.acks.ack(tag)
@@ -70,6 +71,7 @@ class Settler:
             self._queue,
             "its dead-letter queue" if isinstance(outcome, Bury) else f"the delay of {step} s",
             error,
+            exc_info=None if isinstance(error, MessagingError | ValueError) else error,
         )
         await asyncio.sleep(_PAUSE)
         item.acks.hand_back(tag)

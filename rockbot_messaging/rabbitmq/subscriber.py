@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from typing import final
 
@@ -54,8 +55,7 @@ class RabbitSubscriber:
 
     async def subscribe(self, subscription: Subscription, handler: MessageHandler) -> RabbitConsumption:
         """See `MessageSubscriber.subscribe`."""
-        if self._closed:
-            raise Closed("this subscriber was closed")
+        self._check_open()
         if isinstance(subscription, WorkSubscription):
             what = self._work(subscription, handler)
         else:
@@ -66,6 +66,11 @@ class RabbitSubscriber:
         )
         await consumption.start(self._settings.connect_timeout)
         self.running[key] = consumption
+        try:
+            self._check_open()
+        except Closed:
+            await consumption.stop(timeout=0)
+            raise
         return consumption
 
     def idle_seconds(self) -> dict[str, float]:
@@ -76,8 +81,7 @@ class RabbitSubscriber:
     async def close(self) -> None:
         """Stop every subscription; deliveries in hand go back."""
         self._closed = True
-        for consumption in list(self.running.values()):
-            await consumption.stop(timeout=0)
+        await asyncio.gather(*(consumption.stop(timeout=0) for consumption in self.running.values()))
 
     def kill(self) -> None:
         """Cancel everything that runs."""
@@ -85,6 +89,10 @@ class RabbitSubscriber:
         for consumption in self.running.values():
             consumption.kill()
         self.running.clear()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed("this subscriber was closed")
 
     def _work(self, subscription: WorkSubscription, handler: MessageHandler) -> Consuming:
         queue = self._names.queue(subscription.name)

@@ -127,6 +127,11 @@ class Outbox:
         """Whether so much is unsent that what may be lost should be lost."""
         return self._writer.transport.get_write_buffer_size() > _FAR_BEHIND
 
+    @property
+    def closing(self) -> bool:
+        """Whether the socket is closed, or about to be."""
+        return self._writer.is_closing()
+
     async def drain(self) -> None:
         """Wait while the socket is behind; its end is somebody else's to report."""
         with contextlib.suppress(OSError):
@@ -134,8 +139,7 @@ class Outbox:
 
     def abort(self) -> None:
         """Cut the connection without a farewell."""
-        if not self._writer.is_closing():
-            self._writer.transport.abort()
+        self._writer.transport.abort()
 
 
 @final
@@ -147,6 +151,12 @@ class TappedTransport(TransportFactory):
 
     def __init__(self, context: ssl.SSLContext | None) -> None:
         self._context = context
+
+    def abort(self) -> None:
+        """Cut the connection if one was opened."""
+        outbox = getattr(self, "outbox", None)
+        if outbox is not None:
+            outbox.abort()
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         kwargs.pop("ssl_context_provider", None)

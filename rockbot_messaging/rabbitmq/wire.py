@@ -29,6 +29,9 @@ _USER: Final = "rockbot-user"
 _NO_HEADERS: Final[Mapping[str, HeaderValue]] = MappingProxyType({})
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+_BEYOND: Final = 1 << 63
+#: Characters of a trace header that travel on; W3C asks for 512, and every message of a turn repeats them.
+_LONGEST_TRACE: Final = 4096
 _NOT_FREE: Final = frozenset({"traceparent", "tracestate", "CC", "BCC"})
 
 
@@ -112,7 +115,8 @@ def _foreign(
         message_id = event.id or message_id
         publisher = properties.user_id or event.source or properties.app_id
         headers = {name: value for name, value in headers.items() if name not in taken}
-    draft = _envelope(delivery, properties, headers, "", SCHEMA_VERSION, own_user)
+    schema = headers.get(_SCHEMA)
+    draft = _envelope(delivery, properties, headers, "", schema if type(schema) is int else SCHEMA_VERSION, own_user)
     if event is not None:
         draft = draft.replace(
             type=event.type or draft.type,
@@ -150,7 +154,12 @@ def _envelope(
 
     def number(name: str) -> int | None:
         value = headers.get(name)
-        return value if type(value) is int else None
+        # AMQP's timestamps are unsigned; what 64 bits with a sign cannot say is no instant and no store takes it.
+        return value if type(value) is int and value < _BEYOND else None
+
+    def trace(name: str) -> str | None:
+        value = text(name)
+        return None if value is not None and len(value) > _LONGEST_TRACE else value
 
     # Ternaries instead of calls: most headers are absent, and this runs for every message.
     history = text("rockbot-history") if "rockbot-history" in headers else None
@@ -180,8 +189,8 @@ def _envelope(
         due_ms=number("rockbot-due") if "rockbot-due" in headers else None,
         return_address=ReturnAddress(return_topic, text("rockbot-return-token") or "") if return_topic else None,
         user_id=user,
-        traceparent=text("traceparent") if "traceparent" in headers else None,
-        tracestate=text("tracestate") if "tracestate" in headers else None,
+        traceparent=trace("traceparent") if "traceparent" in headers else None,
+        tracestate=trace("tracestate") if "tracestate" in headers else None,
         durable=properties.delivery_mode != 1,
         redelivered=delivery.redelivered,
         history=tuple(history.split("\n")) if history else (),

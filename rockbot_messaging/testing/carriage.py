@@ -153,6 +153,25 @@ class CarriageCases:
         assert nameless
         assert sorted(taker.ids) == sorted([named, nameless] * 2)
 
+    async def test_equal_foreign_messages_of_two_tenants_are_two_messages(self, harness: Harness) -> None:
+        bus = await harness.connect()
+        taker = await _taking(bus)
+        for tenant in ("default", "acme", "umbrella"):
+            for given in ({"message_id": "order-7"}, {"reply_to": "their.queue", "correlation_id": "7"}):
+                await harness.publish_foreign("job.foreign", b"{}", headers={"rockbot-tenant": tenant}, **given)
+        await taker.wait_for(6)
+        expected = foreign_id(
+            publisher=None,
+            topic="job.foreign",
+            message_id="order-7",
+            reply_to=None,
+            correlation_id=None,
+            body=b"{}",
+            tenant="acme",
+        )
+        assert expected in taker.ids
+        assert len(set(taker.ids)) == 6
+
     async def test_a_foreign_message_brings_its_own_properties(self, harness: Harness) -> None:
         bus = await harness.connect()
         taker = await _taking(bus)

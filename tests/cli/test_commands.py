@@ -36,6 +36,22 @@ async def test_ask_as_json_gives_models_on_both_streams(cli: Cli) -> None:
     assert '"kind":"accepted"' in ran.err
 
 
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("max_tokens", "the answer is cut off: the model reached its limit of output tokens"),
+        ("other", "the model did not end its answer by itself: other"),
+    ],
+)
+async def test_an_answer_that_the_model_did_not_end_itself_is_told_aside(cli: Cli, reason: str, told: str) -> None:
+    ran = await cli("ask", "assistant", f"stop:{reason}")
+    assert (ran.code, ran.out) == (0, f"STOP:{reason.upper()}\n")
+    assert ran.err.splitlines()[-1].startswith(told)
+    ran = await cli("ask", "assistant", f"stop:{reason}", "--json")
+    assert ran.lines[0]["stop_reason"] == reason
+    assert told not in ran.err
+
+
 async def test_a_failed_task_is_exit_code_1_and_says_why(cli: Cli) -> None:
     ran = await cli("ask", "assistant", "fail")
     assert (ran.code, ran.out) == (1, "")

@@ -119,9 +119,10 @@ class Town:
         return Ack()
 
     async def host(self, *plugins: Plugin, **settings: Any) -> Host:
+        chosen = Settings(**settings)
         made = compose(
-            Settings(**settings),
-            bus=MemoryBus(broker=self.broker),
+            chosen,
+            bus=MemoryBus(broker=self.broker, max_body_bytes=chosen.host.max_body_bytes),
             store=self.make(),
             clock=self.clock,
             ids=SequenceIds(2 + len(self.hosts)),
@@ -339,6 +340,68 @@ async def test_a_tenant_never_sees_the_conversation_of_another(town: Town) -> No
     await town.answered(2)
     assert {envelope.tenant for envelope, _ in town.answers} == {"a", "b"}
     assert all(response.model_calls == 1 for _, response in town.answers)
+
+
+async def test_equal_message_ids_of_two_tenants_are_two_tasks_with_two_answers(town: Town) -> None:
+    worker = Worker()
+    await town.host(worker.plugin)
+    for tenant in ("default", "a", "b"):
+        await town.say("use it", id="same", tenant=tenant)
+    await town.answered(3)
+    assert {envelope.tenant for envelope, _ in town.answers} == {"default", "a", "b"}
+    assert all(response.status == "completed" for _, response in town.answers)
+    assert len(set(worker.calls)) == len(worker.calls) == 9
+
+
+async def test_a_request_beyond_the_bus_limit_is_answered_and_leaves_no_letter(town: Town) -> None:
+    await town.host(Worker().plugin, host={"max_body_bytes": 4096})
+    await town.say("x" * 4000, id="large", conversation_id="talk")
+    (response,) = await town.answered(1)
+    assert response.error
+    assert (response.status, response.error.code) == ("failed", "too_large")
+    assert await town.status("large") == "failed"
+    await town.say("hi", conversation_id="talk")
+    assert (await town.answered(2))[1].output == "you said hi"
+    for queue in ("agent.assistant", "llm.scripted.interactive"):
+        assert not await town.client.dead_letters.letters(queue)
+
+
+async def test_an_answer_beyond_the_bus_limit_arrives_cut(town: Town) -> None:
+    def talkative(request: LlmRequest) -> LlmResponse:
+        return LlmResponse(message=Message(role="assistant", parts=(TextPart(text="\u20ac" * 1200),)))
+
+    await town.host(Worker(talkative).plugin, host={"max_body_bytes": 4096})
+    await town.say("hi", reply_to=town.address)
+    (response,) = await town.answered(1)
+    kept = response.output.partition("[")[0]
+    assert response.output == f"{kept}[truncated, {1200 - len(kept)} chars omitted]"
+    assert 400 < len(kept) < 1200
+    assert not await town.client.dead_letters.letters("agent.assistant")
+
+
+async def test_the_waiting_list_is_as_long_as_the_setting_says(town: Town) -> None:
+    worker = Worker()
+    worker.broken = True
+    await town.host(worker.plugin, agents={"assistant": {"max_waiting": 1}})
+    for number in range(4):
+        await town.say(f"{number}", conversation_id="talk")
+    responses = await town.answered(2)
+    assert {response.error.code for response in responses if response.error} == {"busy"}
+
+
+async def test_a_token_that_no_key_can_be_made_of_is_a_dead_letter_at_once(town: Town) -> None:
+    await town.host(Worker().plugin)
+    forged = MessageEnvelope(
+        topic="agent.step.assistant",
+        body=ToolResult().to_body(),
+        message_id="forged",
+        type=ToolResult.type_name,
+        return_address=ReturnAddress("nobody.here", r'["\ud800","x"]'),
+    )
+    await town.client.publisher.publish(forged)
+    (letter,) = await town.letters("agent.assistant")
+    assert (letter.failure.error_type, letter.failure.attempt) == ("PermanentFailure", 1)
+    assert "is not one of ours" in letter.failure.reason
 
 
 async def test_a_host_that_cannot_start_closes_what_it_opened(town: Town) -> None:

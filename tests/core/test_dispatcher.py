@@ -14,7 +14,7 @@ from core.links import Act, Link, Ping, Pong, envelope
 from rockbot.chain import Chain
 from rockbot.context import Context
 from rockbot.dispatcher import UPGRADE_WINDOW, Dispatcher
-from rockbot.errors import ConfigError, PermanentFailure, TemporaryFailure
+from rockbot.errors import ConfigError, NewerRelease, PermanentFailure, TemporaryFailure
 from rockbot.events import Event, EventRegistry, LlmRequest, StepStalled, ToolInvoke, ToolResult
 from rockbot.failures import FAILURES, describe_failures, verdict_of
 from rockbot.handler import CallNext
@@ -80,7 +80,9 @@ class Bench:
         (b"{}", {"type": "who.knows"}, "no event is named 'who.knows' (topic 'test.ping')"),
         (b"{}", {"topic": "a.b"}, "the message names no type, and topic 'a.b' implies none"),
         (b"", {}, "the body is empty; test.ping needs a JSON object"),
-        (b"\xff\xfe", {}, "the body is no test.ping: Invalid JSON"),
+        (b"\xff\xfe", {}, "the body is no test.ping: it is not UTF-8 (byte 0xff at position 0)"),
+        (b'{"text": "h\xe9"}', {}, "the body is no test.ping: it is not UTF-8 (byte 0xe9 at position 11)"),
+        (b"\x1f\x8b\x08\x00", {}, "the body is no test.ping: it is compressed (gzip); send it uncompressed"),
         (b"not json", {}, "the body is no test.ping: Invalid JSON"),
         (b"[]", {}, "the body is no test.ping: Input should be an object"),
         (b'{"text": 5}', {}, "the body is no test.ping: text: Input should be a valid string"),
@@ -101,21 +103,64 @@ async def test_this_schema_version_and_the_next_are_read() -> None:
         assert await Bench().dispatch(schema_version=version) == Ack()
 
 
-async def test_a_newer_schema_version_waits_for_the_upgrade_and_then_dies() -> None:
+async def waited_for_an_upgrade(bench: Bench, **fields: Any) -> tuple[float, DeadLetter]:
+    """Deliver a message until it is no longer handed back: the seconds that took, and its end."""
+    waited = 0.0
+    for handbacks in range(1000):
+        verdict = await bench.dispatch(handbacks=handbacks, attempt=2, **fields)
+        if isinstance(verdict, DeadLetter):
+            return waited, verdict
+        assert isinstance(verdict, Retry)
+        assert not verdict.counted
+        assert verdict.after
+        waited += verdict.after
+    raise AssertionError("it is handed back for ever")
+
+
+@pytest.mark.parametrize("timestamp_ms", [0, 2**45])
+async def test_a_newer_schema_version_waits_for_the_upgrade_whatever_its_timestamp_says(timestamp_ms: int) -> None:
     bench = Bench()
-    sent = {"schema_version": SCHEMA_VERSION + 2, "timestamp_ms": bench.clock.now_ms()}
-    verdict = await bench.dispatch(b"unreadable", **sent)
-    assert isinstance(verdict, Retry)
-    assert not verdict.counted
-    assert verdict.after is not None
-    assert verdict.after > 0
-    bench.clock.advance(UPGRADE_WINDOW)
-    assert isinstance(await bench.dispatch(b"unreadable", **sent), Retry)
-    bench.clock.advance(1)
-    late = await bench.dispatch(b"unreadable", **sent)
-    assert isinstance(late, DeadLetter)
-    assert "schema version 3 is newer" in late.reason
-    assert "15 minutes" in late.reason
+    fields = {"body": b"unreadable", "schema_version": SCHEMA_VERSION + 2, "timestamp_ms": timestamp_ms}
+    waited, end = await waited_for_an_upgrade(bench, **fields)
+    assert waited == UPGRADE_WINDOW
+    assert end.reason == ("schema version 3 is newer than this release reads (2); no host could handle it in 30 tries")
+
+
+async def test_what_a_newer_release_stored_waits_for_the_upgrade_too_and_then_tells_its_turn() -> None:
+    bench = Bench(raising(NewerRelease("a record was written by a newer release")))
+    waited, end = await waited_for_an_upgrade(bench, return_address=HOME)
+    assert waited == UPGRADE_WINDOW
+    assert (end.error_type, end.reason.partition(";")[0]) == (
+        "NewerRelease",
+        "a record was written by a newer release",
+    )
+    assert len(bench.desk.published) == 1
+
+
+# -- ids that nothing can be derived from
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [(name, {name: "a\ud800b"}) for name in ("message_id", "tenant", "conversation_id", "correlation_id", "reply_to")]
+    + [
+        ("return_address.topic", {"return_address": ReturnAddress("\udfff", "t")}),
+        ("return_address.token", {"return_address": ReturnAddress("agent.step.a", "\ud800")}),
+        ("conversation_id", {"conversation_id": "\ud800", "return_address": HOME}),
+    ],
+)
+async def test_a_message_whose_ids_no_key_can_be_made_of_dies_at_once_and_says_which(
+    name: str, fields: dict[str, Any]
+) -> None:
+    async def act(event: Event, context: Context, call_next: CallNext) -> None:
+        raise AssertionError("it was handled")
+
+    bench = Bench(act)
+    verdict = await bench.dispatch(**fields)
+    assert verdict == DeadLetter(
+        reason=f"the {name} of this message is no text that UTF-8 can carry", error_type="PermanentFailure"
+    )
+    assert not bench.desk.published
 
 
 # -- the table

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, get_args
 
 import pytest
 from core.links import Ping
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rockbot.events import (
@@ -113,6 +113,27 @@ EVENTS = st.one_of(
 @given(EVENTS)
 def test_every_event_survives_the_wire(event: Event) -> None:
     assert REGISTRY.decode(type(event), event.to_body()) == event
+
+
+BROKEN = st.text(st.characters(categories=["L", "Cs"]), max_size=5)
+
+
+@given(BROKEN, BROKEN, st.dictionaries(BROKEN, st.lists(BROKEN, max_size=2), max_size=3))
+@example("\ud83d\ude00", "\ud800", {"\udfff": ["a\ud800"]})
+def test_every_body_is_valid_utf_8_whatever_the_texts_are(text: str, name: str, data: dict[str, list[str]]) -> None:
+    parts = (TextPart(text=text), JsonPart(data=[data, None, 1.5, float("inf")]))
+    event = ToolResult(call_id=name, tool="x", parts=parts, is_error=True)
+    read = REGISTRY.decode(ToolResult, event.to_body())
+    assert isinstance(read, ToolResult)
+    assert read.call_id == name.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    assert (read.tool, read.is_error) == ("x", True)
+    assert read.parts[1].data[1:] == [None, 1.5, None]  # type: ignore[union-attr]
+
+
+def test_a_pair_of_surrogates_is_the_character_it_means_and_a_lone_one_is_replaced() -> None:
+    request = LlmRequest(model="m", messages=(Message(role="user", parts=(TextPart(text="\ud83d\ude00 \ud800"),)),))
+    read = LlmRequest.model_validate_json(request.to_body())
+    assert read.messages[0].text == "\U0001f600 \ufffd"
 
 
 @given(EVENTS, TEXT, ANYTHING)

@@ -231,6 +231,19 @@ def test_a_broken_secret_in_the_environment_is_in_no_error(monkeypatch: pytest.M
     assert "TOPSECRET" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("[agents.assistant]\nmax_waiting = -1", "agents.assistant.max_waiting"),
+        ("[host]\nmax_body_bytes = 4095", "host.max_body_bytes"),
+    ],
+)
+def test_limits_that_nothing_could_keep_are_refused(text: str, key: str) -> None:
+    write(text)
+    with pytest.raises(ConfigError, match=key):
+        load()
+
+
 def test_secrets_are_in_no_repr() -> None:
     write(
         'broker_url = "amqp://u:TOPSECRET@h"\nstate_url = "postgresql://u:TOPSECRET@h/db"\n'

@@ -26,7 +26,10 @@ AGENT = WorkSubscription(
 
 
 class FakeAgent:
-    """Answers in capitals; ``silent`` never, ``stall`` with a stalled step, ``fail`` with a failure."""
+    """Answers in capitals; ``silent`` never, ``stall`` with a stalled step, ``fail`` with a failure.
+
+    What follows ``stop:`` is how its model ended.
+    """
 
     def __init__(self, bus: MessageBus) -> None:
         self.bus = bus
@@ -59,6 +62,7 @@ class FakeAgent:
             status="failed" if failed else "completed",
             output="" if failed else text.upper(),
             error=ErrorInfo(code="limit", message="too much") if failed else None,
+            stop_reason=text.partition("stop:")[2] or "end_turn",  # type: ignore[arg-type]
         )
         answer = self._envelope(envelope, "end", response, "agent.response.assistant")
         if envelope.reply_to:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ def tool(name: str) -> ToolSpec:
     return ToolSpec(name=name, description=name, input_schema={"type": "object"}, toolset="desk")
 
 
-def agent(*tools: str, max_model_calls: int = 5) -> AgentSnapshot:
+def agent(*tools: str, max_model_calls: int = 5, max_waiting: int = 100) -> AgentSnapshot:
     return AgentSnapshot(
         name="assistant",
         model="scripted/demo",
@@ -44,6 +45,7 @@ def agent(*tools: str, max_model_calls: int = 5) -> AgentSnapshot:
         tools=tuple(tool(name) for name in tools),
         max_model_calls=max_model_calls,
         max_output_tokens=100,
+        max_waiting=max_waiting,
     )
 
 
@@ -67,10 +69,13 @@ def result(text: str, *, is_error: bool = False) -> ToolResult:
 class Play:
     """One conversation, its open commands by id, its timers, and all that ever left it."""
 
-    def __init__(self, snapshot: AgentSnapshot | None = None, *, tenant: str = "default") -> None:
+    def __init__(
+        self, snapshot: AgentSnapshot | None = None, *, tenant: str = "default", limit: int | None = None
+    ) -> None:
         self.machine = TurnMachine(CONVERSATION, snapshot or agent("add", "look"), default_timeout=TIMEOUT)
         self.clock = FakeClock()
         self.tenant = tenant
+        self.limit = limit
         self.state: Conversation = self.machine.initial()
         self.records: list[bytes] = []
         self.sent: dict[str, Command] = {}
@@ -93,13 +98,22 @@ class Play:
             return_address=address,
             **fields,
         )
-        given = Input(event, envelope, self.clock.now_ms())
+        given = Input(event, envelope, self.clock.now_ms(), self.limit)
         state, decision = advance(self.machine, self.state, given)
+        while oversize := self._oversize(decision):
+            assert not oversize & given.oversize, f"decided again, and still too large: {oversize}"
+            given = dataclasses.replace(given, oversize=given.oversize | oversize)
+            state, decision = advance(self.machine, self.state, given)
         again, same = advance(self.machine, self.state, given)
         assert (again, same) == (state, decision), "equal arguments gave different decisions"
         self.state = state
         self._apply(envelope, decision)
         return decision
+
+    def _oversize(self, decision: Decision[TurnRecord]) -> set[str]:
+        if self.limit is None:
+            return set()
+        return {command.name for command in decision.commands if len(command.event.to_body()) > self.limit}
 
     def _apply(self, envelope: MessageEnvelope, decision: Decision[TurnRecord]) -> None:
         assert decision.records
@@ -115,7 +129,7 @@ class Play:
         for timer in decision.timers:
             self.timers[timer.id] = timer
         for command in decision.commands:
-            sent = derive_id(envelope.message_id, command.name)
+            sent = derive_id(envelope.message_id, command.name, tenant=self.tenant)
             assert sent not in self.sent, f"the command {command.name} left twice as {sent}"
             self.sent[sent] = command
             if command.awaits_answer:

@@ -48,7 +48,7 @@ async def test_a_step_stores_and_then_emits_its_commands_and_signals(store: Stat
     assert await engine.step(STREAM, Add(amount=5), context)
     assert await engine.state(STREAM) == ((5, 1), 1)
     signal, receipt, total = context.emissions
-    assert (receipt.envelope.message_id, receipt.door) == (derive_id("m1", "receipt"), Door.COMMANDS)
+    assert (receipt.envelope.message_id, receipt.door) == (derive_id("m1", "receipt", tenant="acme"), Door.COMMANDS)
     assert (total.envelope.topic, total.door) == ("test.total", Door.PUBLIC)
     assert (signal.envelope.topic, signal.door) == ("test.watched", Door.LOSSY)
     assert receipt.envelope.tenant == "acme"

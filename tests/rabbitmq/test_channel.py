@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rockbot_messaging.rabbitmq.acks import Acks
 from rockbot_messaging.rabbitmq.channel import Channel, ChannelLost, Parcel, Refused, Returned
+from rockbot_messaging.rabbitmq.connection import speaking
 from rockbot_messaging.rabbitmq.fields import Properties, encode_properties
 from rockbot_messaging.rabbitmq.handling import Handling, Item
 from rockbot_messaging.rabbitmq.tap import Outbox, TappedStream
@@ -226,3 +227,92 @@ async def test_handling_keeps_order_limit_and_loneliness(parallelism: int) -> No
     assert begun == list(range(1, 10))
     assert max(len(one) for one in together) <= parallelism
     assert all(one == {tag} for tag in lonely for one in together if tag in one)
+
+
+@pytest.mark.parametrize("lonely", [1, 2])
+async def test_after_a_lonely_delivery_the_others_run_side_by_side_again(lonely: int) -> None:
+    running: set[int] = set()
+    full, go_on = asyncio.Event(), asyncio.Event()
+
+    async def work(item: Item) -> None:
+        if item.delivery.redelivered:
+            await asyncio.sleep(0)
+            return
+        running.add(item.delivery.tag)
+        if len(running) == 3:
+            full.set()
+        await go_on.wait()
+
+    handling = Handling(work, 3, on_idle=lambda: None)
+    for tag in range(1, 4 + lonely):
+        handling.offer(_item(tag, redelivered=tag <= lonely))
+    async with asyncio.timeout(5):
+        await full.wait()
+    go_on.set()
+    await handling.settled(5)
+
+
+async def test_a_delivery_in_hand_for_long_costs_its_neighbours_nothing() -> None:
+    _, channel, wire = _open()
+    acks, broker = Acks(channel, batch=25), _Broker(5001)
+    for tag in range(2, 5002):
+        acks.ack(tag)
+    assert len(acks._gaps) == 1
+    acks.ack(1)
+    acks.flush()
+    channel.flush()
+    broker.read(wire)
+    assert not broker.unsettled and broker.acked == set(range(1, 5002))
+
+
+async def test_a_second_settlement_is_not_sent() -> None:
+    _, channel, wire = _open()
+    acks, broker = Acks(channel, batch=1), _Broker(3)
+    acks.ack(2)
+    acks.hand_back(2)
+    acks.ack(1)
+    acks.ack(1)
+    acks.hand_back(3)
+    acks.ack(3)
+    channel.flush()
+    broker.read(wire)
+    assert (broker.acked, broker.returned) == ({1, 2}, [3])
+
+
+async def test_headers_that_no_frame_of_the_broker_holds_are_refused_and_not_sent() -> None:
+    _, channel, wire = _open(frame_max=4096)
+    large = Parcel("ns", "a.b", bytes(4096 - 19), b"", True, "1")
+    fitting = Parcel("ns", "a.b", bytes(4096 - 20), b"", True, "2")
+    refused, waiting = channel.publish([large, fitting])
+    channel.publish_lossy(large)
+    channel.flush()
+    assert isinstance(refused.result(), Refused) and not waiting.done()
+    sizes, at = [], 0
+    while at < len(wire.written):
+        _, _, length = struct.unpack_from(">BHI", wire.written, at)
+        sizes.append(8 + length)
+        at += 8 + length
+    assert max(sizes) == 4096 and len(sizes) == 2
+
+
+async def test_a_call_cancelled_by_the_library_is_the_end_of_the_channel_and_no_cancellation() -> None:
+    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    answer.cancel()
+    with pytest.raises(ChannelLost):
+        async with speaking(5):
+            await answer
+
+
+async def test_a_caller_that_is_cancelled_stays_cancelled() -> None:
+    async def call() -> None:
+        async with speaking(5):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(call())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with pytest.raises(ChannelLost, match="did not answer"):
+        async with speaking(0):
+            await asyncio.Event().wait()

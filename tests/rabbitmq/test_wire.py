@@ -163,6 +163,12 @@ def test_any_cloud_event_body_is_an_event_or_undecodable(body: bytes) -> None:
     assert event is not None
 
 
+@pytest.mark.parametrize("name", ["id", "source", "type"])
+def test_an_event_whose_ids_no_other_id_can_be_made_of_is_undecodable(name: str) -> None:
+    with pytest.raises(Undecodable, match=name):
+        read_structured("application/cloudevents+json", f'{{"{name}": "a\\ud800"}}'.encode())
+
+
 def test_a_foreign_message_has_the_same_identity_every_time() -> None:
     def identity(**fields: Any) -> str:
         return read(_delivery(encode_properties(Properties(**fields)), b"body"), RandomIds(), own_user=None).message_id

@@ -97,7 +97,7 @@ async def test_a_script_is_run_and_its_result_sent_to_the_return_address(bench: 
     result = ScriptResult.model_validate_json(answer.body)
     assert (result.status, result.value) == ("ok", "42")
     assert answer.return_address == ADDRESS
-    assert (answer.type, answer.message_id) == (ScriptResult.type_name, derive_id("a", "answer"))
+    assert (answer.type, answer.message_id) == (ScriptResult.type_name, derive_id("a", "answer", tenant="t"))
     assert (answer.correlation_id, answer.tenant, answer.root_task_id) == ("c", "t", "root")
     assert ScriptResult.model_validate_json(by_cause["b"].body).value == "48"
     assert sorted(bench.calls(), key=str) == [

@@ -6,9 +6,11 @@ a worker copied back.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from typing import Final, final
+from weakref import WeakValueDictionary
 
 from rockbot.context import Context
 from rockbot.errors import PermanentFailure
@@ -27,10 +29,14 @@ from rockbot.machines.engine import Engine
 from rockbot.machines.turn import TurnMachine, token_parts
 from rockbot.machines.turn_state import AgentSnapshot
 from rockbot.settings import AgentSettings, Settings
-from rockbot.state.keys import conversation_key
+from rockbot.state.keys import Key, conversation_key
 from rockbot.state.ports import StateStore
+from rockbot_messaging.envelope import MessageEnvelope
 
 __all__ = ["SUBSCRIPTION_PREFIX", "AgentHandler"]
+
+#: Characters of an id from outside: a turn's messages repeat them, and all headers have to fit into one AMQP frame.
+_LONGEST_ID: Final = 255
 
 #: Work subscriptions of agents begin with this word.
 SUBSCRIPTION_PREFIX: Final = "agent."
@@ -44,6 +50,7 @@ class AgentHandler:
         self._settings = settings
         self._state = state
         self._tools = tools
+        self._steps: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
         self._jitter = random.Random()  # noqa: S311 - spreads retries, no secret
 
     @property
@@ -60,12 +67,16 @@ class AgentHandler:
         machine = TurnMachine(conversation_id, self._snapshot(name, agent), default_timeout=agent.timeout_seconds)
         stream = conversation_key(context.envelope.tenant, conversation_id)
         engine = Engine(machine, self._state, body_limit=self._settings.host.max_body_bytes, jitter=self._jitter)
-        await engine.step(stream, event, context)
+        # Correct without it, on any number of replicas; but steps that meet in one process need not write in vain, and
+        # a crowd of tasks keeps the order in which it came.
+        async with self._steps.setdefault(stream, asyncio.Lock()):
+            await engine.step(stream, event, context)
 
     def _conversation_of(self, event: Event, context: Context) -> str:
         envelope = context.envelope
         if isinstance(event, AgentTask):
             self._check_reply_to(envelope.reply_to)
+            _check_lengths(envelope)
             return envelope.conversation_id or event.conversation_id or envelope.message_id
         if envelope.return_address is None:
             raise PermanentFailure(f"a {event.type_name} without a return address belongs to no turn")
@@ -92,3 +103,15 @@ class AgentHandler:
             max_output_tokens=agent.max_output_tokens,
             max_waiting=agent.max_waiting,
         )
+
+
+def _check_lengths(envelope: MessageEnvelope) -> None:
+    given = {
+        "conversation id": envelope.conversation_id,
+        "correlation id": envelope.correlation_id,
+        "reply-to": envelope.reply_to,
+        "tenant": envelope.tenant,
+    }
+    for what, text in given.items():
+        if text is not None and len(text) > _LONGEST_ID:
+            raise PermanentFailure(f"the {what} has {len(text)} characters; at most {_LONGEST_ID} are taken")
