@@ -45,7 +45,9 @@ def read_request(envelope: MessageEnvelope, *, namespace: str) -> ScriptInvoke:
     if envelope.return_address is None and not envelope.reply_to:
         raise InvalidRequest("the request has neither a return address nor a reply-to, so nobody could read the result")
     if envelope.return_address is None and _is_ours(envelope.reply_to or "", f"{namespace}."):
-        raise InvalidRequest(f"reply-to {envelope.reply_to!r} names a queue of this host; use a reply queue of your own")
+        raise InvalidRequest(
+            f"reply-to {envelope.reply_to!r} names a queue of this host; use a reply queue of your own"
+        )
     return invoke
 
 

@@ -79,7 +79,7 @@ class Channel:
         self._gets: deque[asyncio.Future[Delivery | None]] = deque()
         self._published = 0
         self._waiting: dict[int, tuple[Parcel, asyncio.Future[Outcome]]] = {}
-        self._room = asyncio.Event()
+        self._queued: deque[asyncio.Future[None]] = deque()
         self.lost: ChannelLost | None = None
 
     # -- frames in -------------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ class Channel:
             get = self._gets.popleft()
             if not get.done():
                 get.set_exception(reason)
-        self._room.set()
+        self._wake(len(self._queued))
 
     # -- consuming -------------------------------------------------------------------------------------------------
 
@@ -198,10 +198,27 @@ class Channel:
 
     async def room(self, limit: int) -> None:
         """Wait until fewer than `limit` publishes are outstanding and the socket keeps up."""
+        first = True
         while len(self._waiting) >= limit and self.lost is None:
-            self._room.clear()
-            await self._room.wait()
+            turn: asyncio.Future[None] = self._loop.create_future()
+            # Whoever was overtaken keeps its place.
+            self._queued.append(turn) if first else self._queued.appendleft(turn)
+            first = False
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if not turn.cancelled():
+                    self._wake(1)
+                raise
         await self._outbox.drain()
+
+    def _wake(self, count: int) -> None:
+        """Let so many of those that wait for room look again; waking all of them each time would cost the square."""
+        while count > 0 and self._queued:
+            turn = self._queued.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                count -= 1
 
     @property
     def behind(self) -> bool:
@@ -288,7 +305,7 @@ class Channel:
             waiting = self._waiting.pop(number, None)
             if waiting is not None:
                 _resolve(waiting[1], outcome)
-        self._room.set()
+        self._wake(len(tags))
 
     def _returned(self, payload: bytes, properties: bytes) -> None:
         _, at = _short(payload, 6)

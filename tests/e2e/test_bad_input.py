@@ -8,22 +8,22 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 
 import aio_pika
 import pytest
 import pytest_asyncio
+from e2e.clients import Client, Foreign, Inside
 from e2e.processes import environment, rockbot, running
 
 from rockbot.buses import make_bus
 from rockbot.container import known_work
-from rockbot.operators.bus import BusOperator
 from rockbot.operators.faults import InvalidRequest
 from rockbot.processes import Embedded, compose_host
 from rockbot.settings import HostSettings, Settings
@@ -31,7 +31,6 @@ from rockbot_messaging.clock import RandomIds, SystemClock
 from rockbot_messaging.envelope import MessageEnvelope, ReturnAddress
 from rockbot_messaging.errors import BodyTooLarge
 from rockbot_messaging.letters import Letter
-from rockbot_messaging.ports import Door, MessageBus
 from rockbot_messaging.subscriptions import WatchSubscription
 from rockbot_messaging.verdicts import Ack, Verdict
 
@@ -46,78 +45,6 @@ SPACE = "badinput"
 TASK = "agent.task.assistant"
 LIMIT = 1_000_000
 OK = b'{"input": "hello"}'
-
-
-class Client(Protocol):
-    """Somebody who sends messages, reads answers, and may look into the dead-letter queues."""
-
-    operator: BusOperator
-    bus: MessageBus
-
-    async def send(self, topic: str, body: bytes, headers: Mapping[str, Any], **properties: Any) -> str:
-        """Publish; returns the correlation id, drawn unless given."""
-        ...
-
-    async def answer(self, correlation_id: str) -> dict[str, Any]: ...
-
-
-class Answers:
-    """Answers by their correlation ids."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[str, asyncio.Future[dict[str, Any]]] = {}
-
-    def came(self, correlation_id: str | None, body: bytes) -> None:
-        future = self._future(correlation_id or "")
-        assert not future.done(), f"a second answer to {correlation_id}"
-        future.set_result(json.loads(body))
-
-    async def answer(self, correlation_id: str) -> dict[str, Any]:
-        async with asyncio.timeout(20):
-            return await self._future(correlation_id)
-
-    def _future(self, correlation_id: str) -> asyncio.Future[dict[str, Any]]:
-        return self._waiting.setdefault(correlation_id, asyncio.get_running_loop().create_future())
-
-
-class Foreign(Answers):
-    """A client of the broker that knows nothing of ours."""
-
-    def __init__(self, bus: MessageBus, exchange: aio_pika.abc.AbstractExchange, replies: str) -> None:
-        super().__init__()
-        self.bus = bus
-        self.operator = BusOperator(bus, clock=SystemClock(), ids=RandomIds())
-        self.exchange = exchange
-        self.replies = replies
-
-    async def send(self, topic: str, body: bytes, headers: Mapping[str, Any], **properties: Any) -> str:
-        given = {"correlation_id": str(uuid4()), "reply_to": self.replies, **properties}
-        await self.exchange.publish(aio_pika.Message(body, headers=dict(headers), **given), topic, mandatory=False)
-        return str(given["correlation_id"])
-
-
-class Inside(Answers):
-    """A client on the in-memory bus."""
-
-    _FIELDS: Mapping[str, str] = {"rockbot-deadline": "deadline_ms", "rockbot-conversation-id": "conversation_id"}
-
-    def __init__(self, embedded: Embedded) -> None:
-        super().__init__()
-        self.bus = embedded.bus
-        self.operator = BusOperator(embedded.bus, clock=SystemClock(), ids=RandomIds())
-        self.replies = ""
-
-    async def receive(self, envelope: MessageEnvelope) -> Verdict:
-        self.came(envelope.correlation_id, envelope.body)
-        return Ack()
-
-    async def send(self, topic: str, body: bytes, headers: Mapping[str, Any], **properties: Any) -> str:
-        given = {"correlation_id": str(uuid4()), "reply_to": self.replies, "type": "", **properties}
-        given.pop("content_encoding", None)
-        given |= {self._FIELDS[name]: value for name, value in headers.items()}
-        envelope = MessageEnvelope(topic=topic, body=body, message_id=str(uuid4()), **given)
-        await self.bus.publisher.publish(envelope, door=Door.PUBLIC)
-        return str(given["correlation_id"])
 
 
 def _settings(broker: str, state: str) -> Settings:
@@ -314,7 +241,16 @@ async def test_a_body_over_the_limit_is_refused_here_and_dead_lettered_there(for
 async def test_headers_of_every_wrong_type_are_as_if_they_were_not_there(foreign: Foreign) -> None:
     wrong: list[Any] = [None, True, -1, 1 << 62, 1.5, "text", bytearray(b"\xff"), [1, ["x"]], {"a": {"b": None}}]
     wrong += [datetime(2500, 1, 1, tzinfo=UTC), Decimal("1.5")]
-    names = ("attempt", "handbacks", "conversation-id", "root-task-id", "tenant", "causation-id", "destination", "history")
+    names = (
+        "attempt",
+        "handbacks",
+        "conversation-id",
+        "root-task-id",
+        "tenant",
+        "causation-id",
+        "destination",
+        "history",
+    )
     for value in wrong:
         headers = {f"rockbot-{name}": value for name in names}
         headers |= {"rockbot-schema": "1", "traceparent": value, "tracestate": "s" * 60_000, "free": value}
@@ -323,32 +259,35 @@ async def test_headers_of_every_wrong_type_are_as_if_they_were_not_there(foreign
         assert (await foreign.answer(await foreign.send(TASK, OK, headers)))["status"] == "completed"
 
 
+async def _delayed(url: str, queue: str, count: int) -> list[aio_pika.abc.AbstractIncomingMessage]:
+    """Take `count` messages out of a delay queue, once they are there."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                async with await aio_pika.connect(url) as connection:
+                    found = await (await connection.channel()).get_queue(queue)
+                    if found.declaration_result.message_count == count:
+                        return [await found.get(no_ack=True) for _ in range(count)]
+            except aio_pika.exceptions.AMQPError:
+                continue  # delay queues are made when first needed, and a queue in the making answers with an error
+
+
 async def test_a_newer_schema_version_waits_without_costing_an_attempt(foreign: Foreign, amqp_url: str) -> None:
     headers = {"rockbot-schema": 99}
-    sent = [
+    sent = {
         await foreign.send(TASK, OK, headers, message_id=str(uuid4())),
         await foreign.send(TASK, OK, headers),
         await foreign.send("script.invoke.python", b'{"code": "1"}', headers),
-    ]
-    async with await aio_pika.connect(amqp_url) as connection:
-        for queue, expected in (("agent.assistant", 2), ("scripts.python", 1)):
-            waiting = []
-            async with asyncio.timeout(20):
-                while len(waiting) < expected:
-                    try:
-                        channel = await connection.channel()
-                        delayed = await channel.get_queue(f"{SPACE}.{queue}.delay.30")
-                        if (message := await delayed.get(fail=False)) is not None:
-                            waiting.append(message)
-                    except aio_pika.exceptions.ChannelNotFoundEntity:
-                        continue  # delay queues are made when first needed
-            for message in waiting:
-                assert "rockbot-attempt" not in message.headers
-                assert message.headers["rockbot-handbacks"] == 1
-                assert message.correlation_id in sent
-    dead = {item.envelope.correlation_id for queue in ("agent.assistant", "scripts.python")
-            for item in await foreign.bus.dead_letters.letters(queue, limit=500)}  # fmt: skip
-    assert not dead & set(sent)
+    }
+    delayed = await _delayed(amqp_url, f"{SPACE}.agent.assistant.delay.30", 2)
+    delayed += await _delayed(amqp_url, f"{SPACE}.scripts.python.delay.30", 1)
+    assert {message.correlation_id for message in delayed} == sent
+    for message in delayed:
+        assert "rockbot-attempt" not in message.headers
+        assert message.headers["rockbot-handbacks"] == 1
+    for queue in ("agent.assistant", "scripts.python"):
+        letters = await foreign.bus.dead_letters.letters(queue, limit=500)
+        assert not sent & {item.envelope.correlation_id for item in letters}
 
 
 async def test_an_answer_nobody_waits_for_any_more_troubles_nobody(foreign: Foreign) -> None:

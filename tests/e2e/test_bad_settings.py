@@ -29,7 +29,7 @@ async def _says(cwd: Path, command: str, code: int, *words: str, **variables: st
 
 async def test_settings_that_are_wrong_are_named_with_their_source(tmp_path: Path) -> None:
     files = {
-        "broken.toml": b"[broken",
+        "broken.toml": b"[broken\nx = 1",
         "bytes.toml": b"\xff\xfe",
         "misspelt.toml": b'modell = "x"',
         "section.toml": b"[host]\nprefetsch = 3",

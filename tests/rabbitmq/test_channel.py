@@ -316,3 +316,26 @@ async def test_a_caller_that_is_cancelled_stays_cancelled() -> None:
     with pytest.raises(ChannelLost, match="did not answer"):
         async with speaking(0):
             await asyncio.Event().wait()
+
+
+async def test_a_confirm_wakes_one_of_those_that_wait_for_room_and_an_end_wakes_all() -> None:
+    stream, channel, wire = _open()
+    wire.drain = _nothing  # type: ignore[attr-defined]
+    channel.publish([Parcel("ns", "a.b", b"\0\0", b"", True, name) for name in "12"])
+    tasks = [asyncio.create_task(channel.room(2)) for _ in range(5)]
+    await asyncio.sleep(0)
+    tasks[0].cancel()
+    stream.feed_data(_frame(1, 1, _method(60, 80, struct.pack(">QB", 1, 0))))
+    assert [turn.done() for turn in channel._queued] == [False] * 3
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    channel.publish([Parcel("ns", "a.b", b"\0\0", b"", True, "3")])
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert tasks[0].cancelled() and tasks[1].done() and not any(task.done() for task in tasks[2:])
+    channel.fail(ChannelLost("over"))
+    async with asyncio.timeout(5):
+        await asyncio.gather(*tasks[1:])
+
+
+async def _nothing() -> None:
+    pass

@@ -238,3 +238,21 @@ def test_a_short_failure_comes_back_as_it_was() -> None:
     )  # fmt: skip
     raw = encode_properties(Properties(headers=failure_headers(failure, budget=32 * 1024)))
     assert read_failure(decode_properties(raw), queue="other", topic="other", timestamp_ms=0) == failure
+
+
+def test_an_instant_beyond_64_bits_with_a_sign_is_as_if_it_were_not_there() -> None:
+    name = b"rockbot-deadline"
+    entry = bytes([len(name)]) + name + b"T" + b"\xff" * 8
+    raw = b"\x20\x00" + len(entry).to_bytes(4, "big") + entry
+    assert read(_delivery(raw), RandomIds(), own_user=None).deadline_ms is None
+
+
+def test_a_trace_that_is_too_long_does_not_travel_on() -> None:
+    headers = {"traceparent": "00-" + "a" * 32, "tracestate": "s" * 5000}
+    envelope = read(_delivery(encode_properties(Properties(headers=headers))), RandomIds(), own_user=None)
+    assert (envelope.traceparent, envelope.tracestate) == ("00-" + "a" * 32, None)
+
+
+def test_a_foreign_message_may_say_its_version() -> None:
+    raw = encode_properties(Properties(headers={"rockbot-schema": 99}))
+    assert read(_delivery(raw), RandomIds(), own_user=None).schema_version == 99
