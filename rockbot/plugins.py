@@ -22,6 +22,16 @@ from rockbot_messaging.subscriptions import Subscription, WorkSubscription
 
 __all__ = ["ENTRY_POINTS", "Contribution", "Link", "Plugin", "Services", "load_plugins"]
 
+#: The extra that brings a package which handlers may need at import.
+_EXTRAS: Final = {
+    "anthropic": "anthropic",
+    "openai": "openai",
+    "mcp": "mcp",
+    "wasmtime": "wasm",
+    "kubernetes": "kubernetes",
+    "redis": "redis",
+}
+
 #: Entry point group of handler plug-ins.
 ENTRY_POINTS: Final = "rockbot.handlers"
 
@@ -99,7 +109,10 @@ def load_plugins(names: tuple[str, ...]) -> list[tuple[str, Plugin]]:
         try:
             plugins.append((name, found[name].load()))
         except ModuleNotFoundError as exc:
-            raise MissingExtra(f"handler {name!r} (module {exc.name} is not installed)", name) from exc
+            extra = _EXTRAS.get((exc.name or "").partition(".")[0])
+            if extra is None:
+                raise ConfigError(f"handler {name!r} cannot be loaded: {exc}") from exc
+            raise MissingExtra(f"handler {name!r} (module {exc.name} is not installed)", extra) from exc
         except (ImportError, AttributeError) as exc:
             raise ConfigError(f"handler {name!r} cannot be loaded from {found[name].value}: {exc}") from exc
     return plugins

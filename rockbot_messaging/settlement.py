@@ -9,14 +9,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import final
+from typing import Final, final
 
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.letters import Failure, Letter, append_history
 from rockbot_messaging.retries import RetryPolicy, next_step
 from rockbot_messaging.verdicts import Ack, DeadLetter, Retry, Verdict
 
-__all__ = ["Bury", "Delay", "Forget", "Outcome", "decide", "sent_on", "still_waiting"]
+__all__ = ["LONGEST_DELAY", "Bury", "Delay", "Forget", "Outcome", "decide", "sent_on", "still_waiting"]
+
+
+#: Seconds (ten years) that a delay is cut at: an instant beyond what a broker's integers carry could never be stored.
+LONGEST_DELAY: Final = 10 * 365 * 86_400
 
 
 @final
@@ -107,6 +111,7 @@ def _give_up(verdict: Retry, reason: str) -> DeadLetter:
 
 
 def _delay(envelope: MessageEnvelope, wait: float, now_ms: int) -> Delay:
+    wait = min(wait, LONGEST_DELAY) if math.isfinite(wait) else wait
     return Delay(next_step(wait), envelope.replace(due_ms=now_ms + math.ceil(wait * 1000)))
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rockbot.errors import ConfigError
 from rockbot.state.memory import MemoryStateStore
-from rockbot.state.ports import StateError, StateStore
+from rockbot.state.ports import StateStore
 from rockbot.state.sqlite import SqliteStateStore
 from rockbot_messaging.clock import Clock
 
@@ -18,31 +19,31 @@ def open_store(url: str, clock: Clock) -> StateStore:
     """The store at an address, not opened yet. Paths are taken as they are, nothing in them is decoded.
 
     Raises:
-        StateError: the address is not one this release supports. The text never repeats more of it than its scheme,
+        ConfigError: the address is not one this release supports. The text never repeats more of it than its scheme,
             because addresses of servers carry passwords.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
-        raise StateError(f"a state address begins with a scheme; this release supports {_SUPPORTED}")
+        raise ConfigError(f"a state address begins with a scheme; this release supports {_SUPPORTED}")
     if scheme == "memory":
         if rest:
-            raise StateError("memory:// takes nothing behind it: that state lives in the process and ends with it")
+            raise ConfigError("memory:// takes nothing behind it: that state lives in the process and ends with it")
         return MemoryStateStore(clock)
     if (path := sqlite_path(url)) is not None:
         return SqliteStateStore(path, clock)
-    raise StateError(f"state in {scheme!r} is not supported by this release; use {_SUPPORTED}")
+    raise ConfigError(f"state in {scheme!r} is not supported by this release; use {_SUPPORTED}")
 
 
 def sqlite_path(url: str) -> Path | None:
     """The file of a ``sqlite://`` address, None for any other scheme.
 
     Raises:
-        StateError: the address names no file.
+        ConfigError: the address names no file.
     """
     scheme, _, rest = url.partition("://")
     if scheme != "sqlite":
         return None
     path = rest[1:]
     if not rest.startswith("/") or path in ("", "/", ":memory:") or "\0" in path:
-        raise StateError(f"sqlite:// needs the path of a file; write {_SUPPORTED}")
+        raise ConfigError(f"sqlite:// needs the path of a file; write {_SUPPORTED}")
     return Path(path)

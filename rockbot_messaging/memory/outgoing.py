@@ -173,7 +173,7 @@ _TEXTS: Final = {
     "tracestate": "tracestate",
 }
 _NUMBERS: Final = {
-    "rockbot-schema": "schema_version",
+    "rockbot-schema-version": "schema_version",
     "rockbot-deadline": "deadline_ms",
     "rockbot-attempt": "attempt",
     "rockbot-handbacks": "handbacks",

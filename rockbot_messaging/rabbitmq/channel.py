@@ -80,6 +80,7 @@ class Channel:
         self._published = 0
         self._waiting: dict[int, tuple[Parcel, asyncio.Future[Outcome]]] = {}
         self._queued: deque[asyncio.Future[None]] = deque()
+        self._limit = 0
         self.lost: ChannelLost | None = None
 
     # -- frames in -------------------------------------------------------------------------------------------------
@@ -198,6 +199,7 @@ class Channel:
 
     async def room(self, limit: int) -> None:
         """Wait until fewer than `limit` publishes are outstanding and the socket keeps up."""
+        self._limit = limit
         first = True
         while len(self._waiting) >= limit and self.lost is None:
             turn: asyncio.Future[None] = self._loop.create_future()
@@ -305,7 +307,7 @@ class Channel:
             waiting = self._waiting.pop(number, None)
             if waiting is not None:
                 _resolve(waiting[1], outcome)
-        self._wake(len(tags))
+        self._wake(max(len(tags), self._limit - len(self._waiting)))
 
     def _returned(self, payload: bytes, properties: bytes) -> None:
         _, at = _short(payload, 6)

@@ -33,6 +33,8 @@ _log = logging.getLogger("rockbot_messaging.rabbitmq")
 _FRAME_MAX: Final = 131072
 #: Seconds that opening a channel may take.
 _CHANNEL_TIMEOUT: Final = 20.0
+#: Seconds between two log records of one outage.
+_SAY_AGAIN: Final = 60.0
 #: Seconds that saying goodbye may take.
 _CLOSE_TIMEOUT: Final = 5.0
 
@@ -263,12 +265,15 @@ class Link:
             if loop.time() - since < self._settings.reconnect_interval:
                 # A broker that takes a connection only to end it must not be stormed.
                 await asyncio.sleep(self._settings.reconnect_interval)
+            say_again = 0.0
             while True:
                 try:
                     self._session = await self._connect(self._settings.connect_timeout)
                     break
                 except BrokerUnreachable as exc:
-                    _log.warning("%s; trying again every %g s", exc, self._settings.reconnect_interval)
+                    if loop.time() >= say_again:  # an outage of hours is not worth a line every attempt
+                        _log.warning("%s; trying again every %g s", exc, self._settings.reconnect_interval)
+                        say_again = loop.time() + _SAY_AGAIN
                     await asyncio.sleep(self._settings.reconnect_interval)
             _log.info("connected again to RabbitMQ at %s", self._settings.address)
             async with self._changed:

@@ -23,8 +23,8 @@ __all__ = ["HEADER_PREFIX", "ContentIds", "Delivery", "decode", "properties_of",
 
 HEADER_PREFIX: Final = "rockbot-"
 
-_SCHEMA: Final = "rockbot-schema"
-_TOPIC: Final = "rockbot-topic"
+_SCHEMA: Final = "rockbot-schema-version"
+_TOPIC: Final = "rockbot-origin-topic"
 _USER: Final = "rockbot-user"
 _NO_HEADERS: Final[Mapping[str, HeaderValue]] = MappingProxyType({})
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -87,7 +87,7 @@ def properties_of(delivery: Delivery) -> Properties:
 def decode(delivery: Delivery, ids: IdSource, *, own_user: str | None) -> MessageEnvelope:
     """The envelope of a delivery.
 
-    A message that carries no `rockbot-schema` header is foreign: its identity is derived from what it does carry, and
+    A message that carries no `rockbot-schema-version` header is foreign: its identity is derived from what it does carry, and
     `ids` is asked only when that is nothing. A topic header counts only when the message came by queue name, and the
     user kept by an earlier hand only when that hand was `own_user`.
 

@@ -56,10 +56,17 @@ def test_an_unknown_handler_is_told_with_the_known_ones() -> None:
 
 
 def test_a_missing_package_names_its_extra(install: Callable[..., None]) -> None:
-    install("mine_b", {"mine-b": "mine_b:plugin"}, "import no_such_package_at_all")
-    with pytest.raises(MissingExtra, match="no_such_package_at_all is not installed") as caught:
+    missing = "raise ModuleNotFoundError('x', name='redis.asyncio')"
+    install("mine_b", {"mine-b": "mine_b:plugin"}, missing)
+    with pytest.raises(MissingExtra, match=r"redis.asyncio is not installed.*rockbot\[redis\]") as caught:
         load_plugins(("mine-b",))
     assert "mine-b" in str(caught.value)
+
+
+def test_a_missing_package_that_no_extra_brings_is_named(install: Callable[..., None]) -> None:
+    install("mine_h", {"mine-h": "mine_h:plugin"}, "import no_such_package_at_all")
+    with pytest.raises(ConfigError, match="'mine-h' cannot be loaded: No module named 'no_such_package_at_all'"):
+        load_plugins(("mine-h",))
 
 
 @pytest.mark.parametrize("module", ["", "from json import nothing_of_this_name"])

@@ -55,3 +55,11 @@ def test_the_documented_settings_are_settings(tmp_path: Path) -> None:
     path.write_text(block)
     settings = load(config=path)
     assert settings.agents["assistant"].tools == ("run_python",)
+
+
+def test_the_wire_contract_names_every_header_that_is_written_or_read() -> None:
+    page = (ROOT / "design" / "wire-contract.md").read_text()
+    code = (ROOT / "rockbot_messaging" / "rabbitmq" / "wire.py").read_text()
+    headers = set(re.findall(r'"(rockbot-[a-z-]*[a-z])"', code))
+    assert len(headers) > 10
+    assert {name for name in headers if f"`{name}`" not in page} == set()

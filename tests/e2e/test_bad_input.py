@@ -253,7 +253,7 @@ async def test_headers_of_every_wrong_type_are_as_if_they_were_not_there(foreign
     )
     for value in wrong:
         headers = {f"rockbot-{name}": value for name in names}
-        headers |= {"rockbot-schema": "1", "traceparent": value, "tracestate": "s" * 60_000, "free": value}
+        headers |= {"rockbot-schema-version": "1", "traceparent": value, "tracestate": "s" * 60_000, "free": value}
         # A deadline or an instant to wait for is believed when it is a number.
         headers |= {} if type(value) is int or isinstance(value, datetime) else {"rockbot-deadline": value}
         assert (await foreign.answer(await foreign.send(TASK, OK, headers)))["status"] == "completed"
@@ -273,7 +273,7 @@ async def _delayed(url: str, queue: str, count: int) -> list[aio_pika.abc.Abstra
 
 
 async def test_a_newer_schema_version_waits_without_costing_an_attempt(foreign: Foreign, amqp_url: str) -> None:
-    headers = {"rockbot-schema": 99}
+    headers = {"rockbot-schema-version": 99}
     sent = {
         await foreign.send(TASK, OK, headers, message_id=str(uuid4())),
         await foreign.send(TASK, OK, headers),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.letters import HISTORY_EDGE, append_history
 from rockbot_messaging.retries import DELAY_STEPS, RetryPolicy, next_step
-from rockbot_messaging.settlement import Bury, Delay, Forget, decide, still_waiting
+from rockbot_messaging.settlement import LONGEST_DELAY, Bury, Delay, Forget, decide, still_waiting
 from rockbot_messaging.verdicts import Ack, DeadLetter, Retry, Verdict
 
 _MESSAGE = MessageEnvelope(topic="job.one", body=b"x", message_id="m-1", type="t")
@@ -150,3 +150,9 @@ def test_a_policy_describes_itself() -> None:
     assert (
         RetryPolicy(max_attempts=3, delays=(1, 2.5)).describe() == "3 attempts, waiting 1 s, 2.5 s; then a dead letter"
     )
+
+
+def test_an_absurd_wait_is_cut_to_what_a_broker_can_store() -> None:
+    outcome = decide(_MESSAGE, Retry(after=1e300), RetryPolicy(), queue="q", now_ms=0)
+    assert isinstance(outcome, Delay)
+    assert outcome.envelope.due_ms == LONGEST_DELAY * 1000

@@ -195,7 +195,7 @@ def test_a_timestamp_is_understood_by_its_size(sent: int) -> None:
 
 
 def test_a_topic_header_counts_only_for_a_message_that_came_by_queue_name() -> None:
-    raw = encode_properties(Properties(headers={"rockbot-topic": "job.origin"}))
+    raw = encode_properties(Properties(headers={"rockbot-origin-topic": "job.origin"}))
     assert read(_delivery(raw), RandomIds(), own_user=None).topic == "job.one"
     assert read(_delivery(raw, exchange="", key="ns.work"), RandomIds(), own_user=None).topic == "job.origin"
 
@@ -254,5 +254,5 @@ def test_a_trace_that_is_too_long_does_not_travel_on() -> None:
 
 
 def test_a_foreign_message_may_say_its_version() -> None:
-    raw = encode_properties(Properties(headers={"rockbot-schema": 99}))
+    raw = encode_properties(Properties(headers={"rockbot-schema-version": 99}))
     assert read(_delivery(raw), RandomIds(), own_user=None).schema_version == 99

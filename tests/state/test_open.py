@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from rockbot.errors import ConfigError
 from rockbot.state.keys import key
 from rockbot.state.memory import MemoryStateStore
 from rockbot.state.open import open_store
-from rockbot.state.ports import StateError
 from rockbot.state.sqlite import SqliteStateStore
 
 K = key("acme", "thing", "one")
@@ -54,6 +54,6 @@ async def test_memory_is_an_address(clock):
     ],
 )
 def test_an_address_that_is_not_supported_is_told_without_repeating_its_secrets(url, says, clock):
-    with pytest.raises(StateError, match=says) as caught:
+    with pytest.raises(ConfigError, match=says) as caught:
         open_store(url, clock)
     assert "secret" not in str(caught.value)
