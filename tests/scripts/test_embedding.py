@@ -27,6 +27,7 @@ class Given:
     clock: SystemClock
     owner: str = "me"
     source: str = "test"
+    namespace: str = "rockbot"
 
 
 def _given() -> Given:
