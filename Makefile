@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 LOCK := requirements/dev.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check fmt bench lock clean
+.PHONY: help install run test chaos check fmt bench bench-long lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -28,6 +28,10 @@ test: install ## install the servers the tests need, run the whole suite
 	@bash tests/nodes/install.sh
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+chaos: install ## the sizes that are too large for every day: three-node cluster, 20,000 messages, 100,000 letters
+	@bash tests/nodes/install.sh
+	@ROCKBOT_TEST_FULL=1 $(BIN)/python -m pytest -m full -s $(PYTEST_ARGS)
+
 check: $(STAMP) ## formatting, lint, types, architecture contracts
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make fmt"; exit 1; }
 	@$(BIN)/ruff check --quiet .
@@ -38,9 +42,13 @@ fmt: $(STAMP) ## format and fix what can be fixed
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --fix --quiet .
 
-bench: install ## measure against raw aio-pika and FastStream, as ratios in one run
+bench: install ## measure against aio-pika, FastStream, Dramatiq, Celery, Taskiq, as ratios in one run
 	@bash tests/nodes/install.sh
 	@$(BIN)/python -m tests.benchmarks $(BENCH_ARGS)
+
+bench-long: install ## a million messages: whether memory and cost per message stay flat
+	@bash tests/nodes/install.sh
+	@$(BIN)/python -m tests.benchmarks.long $(BENCH_ARGS)
 
 lock: ## resolve the pinned requirements anew (needs uv)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q \

@@ -7,6 +7,7 @@ the order is data that `rockbot pipeline` prints.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from types import CodeType
 from typing import Any, Final, final
 
 from rockbot.context import Context
@@ -23,6 +24,7 @@ class Order:
 
     LOGGING: Final = 100
     DEADLINE: Final = 200
+    DEDUPLICATION: Final = 300
     POLICY: Final = 500
     WORK: Final = 1000
 
@@ -34,6 +36,7 @@ class Chain:
     def __init__(self, links: Iterable[tuple[int, str, EventHandler[Any]]], registry: EventRegistry) -> None:
         ordered = sorted(enumerate(links), key=lambda item: (item[1][0], item[0]))
         self._links = [(order, name, link) for _, (order, name, link) in ordered]
+        self._names = {id(link): name for _, name, link in self._links}
         self._composed: dict[type[Event], CallNext] = {event: self._compose(event) for event in registry}
 
     def _compose(self, event: type[Event]) -> CallNext:
@@ -53,6 +56,23 @@ class Chain:
         """
         await self._composed.get(type(event), _end)(event, context)
 
+    def blame(self, exc: BaseException) -> str:
+        """The name of the innermost link that an exception came out of; "" when it came out of none.
+
+        Read off the traceback, so that a message that is handled pays nothing for it.
+        """
+        blamed, at = "", exc.__traceback__
+        while at is not None:
+            code = at.tb_frame.f_code
+            if code is _CALL:
+                # A bound method, or whatever else a link has for `handle`.
+                handle = at.tb_frame.f_locals.get("handle")
+                blamed = self._names.get(id(getattr(handle, "__self__", None)), "")
+            elif code is _end.__code__:
+                blamed = ""  # nobody took it, which is not the fault of whoever passed it on last
+            at = at.tb_next
+        return blamed
+
     def describe(self) -> list[tuple[str, list[str]]]:
         """For every event type the names of its links, outermost first."""
         return [
@@ -68,6 +88,14 @@ def _bind(link: EventHandler[Any], rest: CallNext) -> CallNext:
         await handle(event, context, rest)
 
     return call
+
+
+def _code_of_calls() -> CodeType:
+    return next(part for part in _bind.__code__.co_consts if isinstance(part, CodeType))
+
+
+#: What the frames of all links have in common.
+_CALL: Final = _code_of_calls()
 
 
 async def _end(event: Event, context: Context) -> None:

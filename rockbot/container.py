@@ -13,21 +13,30 @@ from typing import Any, final
 
 from dependency_injector import containers, providers
 
-from rockbot.chain import Chain
+from rockbot.chain import Chain, Order
+from rockbot.context import Emission
 from rockbot.dispatcher import Dispatcher
 from rockbot.errors import ConfigError
 from rockbot.events import HOST_EVENTS, EventRegistry, ToolSpec
-from rockbot.host import Host
+from rockbot.host import Host, LetterKeeping
+from rockbot.inbox import OrderedInboxes
+from rockbot.letters.service import LetterService
 from rockbot.machines.recovery import OutboxRecovery, TimerSweeper
 from rockbot.outgoing import Outgoing
 from rockbot.plugins import Contribution, Plugin, Services, load_plugins
+from rockbot.receiving import OrderedReceiving, Receiving
 from rockbot.settings import Settings
 from rockbot.state.ledger import StateLedger
+from rockbot.state.marks import StateStartMarks
 from rockbot.state.ports import StateStore
+from rockbot.subscribing import adjusted, check_names
 from rockbot_messaging.clock import Clock, IdSource, RandomIds, SystemClock
+from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.ledger import ResultLedger
+from rockbot_messaging.measures import Counters, Measures
 from rockbot_messaging.ports import MessageBus
-from rockbot_messaging.subscriptions import WorkSubscription
+from rockbot_messaging.regulation import Regulation, StartMarks
+from rockbot_messaging.subscriptions import Subscription, WorkSubscription
 
 __all__ = ["HostContainer", "Toolbox", "compose", "known_work", "process_owner"]
 
@@ -56,10 +65,14 @@ class Contributions:
         toolbox.tools = tuple(tool for part in parts for tool in part.tools)
         self.links = [(link.order, link.name, link.handler) for part in parts for link in part.links]
         self.events = [*HOST_EVENTS, *(event for part in parts for event in part.events)]
-        self.subscriptions = [item for part in parts for item in part.subscriptions]
-        self.addressed = [item for part in parts for item in part.addressed]
+        self.subscriptions = [_adjusted(item, settings) for part in parts for item in part.subscriptions]
+        self.addressed = [
+            adjusted(item, settings.subscriptions, consumed=False) for part in parts for item in part.addressed
+        ]
         self.closers = [part.close for part in parts if part.close is not None]
         self._check(toolbox.tools, settings)
+        check_names(settings.subscriptions, [*self.addressed, *self.subscriptions])
+        self._check_remembering(settings)
 
     def _check(self, tools: tuple[ToolSpec, ...], settings: Settings) -> None:
         names = [tool.name for tool in tools]
@@ -74,6 +87,20 @@ class Contributions:
                     f"setting 'agents.{agent}.tools' names {', '.join(sorted(unknown))}, which no handler offers"
                     f" (offered: {', '.join(sorted(names)) or 'none'})"
                 )
+
+    def _check_remembering(self, settings: Settings) -> None:
+        remembering = [name for name, its in settings.subscriptions.items() if its.remember_seconds]
+        if remembering and not any(order == Order.DEDUPLICATION for order, _, _ in self.links):
+            raise ConfigError(
+                f"setting 'subscriptions.\"{remembering[0]}\".remember_seconds' has no effect without the handler"
+                " 'deduplication': add it to 'handlers'"
+            )
+
+
+def _adjusted(subscription: Subscription, settings: Settings) -> Subscription:
+    if not isinstance(subscription, WorkSubscription):
+        return subscription
+    return adjusted(subscription, settings.subscriptions)
 
 
 def _registry(contributions: Contributions) -> EventRegistry:
@@ -97,28 +124,80 @@ def _dispatcher(
     return Dispatcher(registry=registry, chain=chain, outgoing=outgoing, clock=clock, source=settings.source)
 
 
+def _regulation(
+    clock: Clock, measures: Measures, marks: StartMarks, outgoing: Outgoing, settings: Settings
+) -> Regulation:
+    async def publish(notice: MessageEnvelope) -> None:
+        await outgoing.send([Emission(notice)])
+
+    return Regulation(clock=clock, measures=measures, marks=marks, publish=publish, source=settings.source)
+
+
+def _inboxes(
+    store: StateStore, bus: MessageBus, clock: Clock, owner: str, measures: Measures, settings: Settings
+) -> OrderedInboxes:
+    return OrderedInboxes(store, bus, clock=clock, owner=owner, namespace=settings.namespace, measures=measures)
+
+
+def _receiving(
+    dispatcher: Dispatcher, regulation: Regulation, measures: Measures, inboxes: OrderedReceiving | None
+) -> Receiving:
+    return Receiving(dispatcher, regulation, measures=measures, inboxes=inboxes)
+
+
 def _recovery(store: StateStore, outgoing: Outgoing, owner: str, settings: Settings) -> OutboxRecovery:
     return OutboxRecovery(store, outgoing, owner=owner, idle=settings.host.recovery_seconds)
+
+
+def _letters(
+    bus: MessageBus,
+    store: StateStore,
+    clock: Clock,
+    ids: IdSource,
+    owner: str,
+    registry: EventRegistry,
+    measures: Measures,
+    settings: Settings,
+) -> LetterService:
+    return LetterService(
+        letters=bus.dead_letters,
+        publisher=bus.publisher,
+        store=store,
+        clock=clock,
+        ids=ids,
+        owner=owner,
+        namespace=settings.namespace,
+        source=settings.source,
+        registry=registry,
+        measures=measures,
+        settings=settings.letters,
+    )
 
 
 def _host(
     settings: Settings,
     bus: MessageBus,
     store: StateStore,
-    dispatcher: Dispatcher,
+    receiving: Receiving,
     contributions: Contributions,
     recovery: OutboxRecovery,
     sweeper: TimerSweeper,
+    owner: str,
+    recorder: LetterKeeping | None,
+    letters: LetterService,
 ) -> Host:
     return Host(
         settings=settings.host,
         bus=bus,
         store=store,
-        dispatcher=dispatcher,
+        receiving=receiving,
         subscriptions=contributions.subscriptions,
         addressed=contributions.addressed,
         recovery=recovery,
         sweeper=sweeper,
+        owner=owner,
+        recorder=recorder,
+        scan_letters=(letters.scanner.run_once, settings.letters.scan_seconds),
         closers=contributions.closers,
     )
 
@@ -134,9 +213,18 @@ class HostContainer(containers.DeclarativeContainer):
     ids: providers.Singleton[Any] = providers.Singleton(RandomIds)
     owner = providers.Singleton(process_owner, ids)
     ledger: providers.Singleton[Any] = providers.Singleton(StateLedger, store)
+    measures: providers.Singleton[Any] = providers.Singleton(Counters)
     toolbox = providers.Singleton(Toolbox)
     services = providers.Singleton(
-        Services, settings=settings, state=store, ledger=ledger, clock=clock, ids=ids, owner=owner, tools=toolbox
+        Services,
+        settings=settings,
+        state=store,
+        ledger=ledger,
+        clock=clock,
+        ids=ids,
+        owner=owner,
+        tools=toolbox,
+        measures=measures,
     )
     #: One provider per plug-in, in the order of the setting `handlers`; filled by `compose`.
     parts = providers.List()
@@ -145,9 +233,19 @@ class HostContainer(containers.DeclarativeContainer):
     chain = providers.Singleton(_chain, contributions, registry)
     outgoing = providers.Singleton(_outgoing, bus, clock, settings)
     dispatcher = providers.Singleton(_dispatcher, registry, chain, outgoing, clock, settings)
+    marks: providers.Singleton[Any] = providers.Singleton(StateStartMarks, store)
+    regulation = providers.Singleton(_regulation, clock, measures, marks, outgoing, settings)
+    #: What keeps ordered subscriptions in order (`OrderedReceiving`).
+    inboxes: providers.Singleton[Any] = providers.Singleton(_inboxes, store, bus, clock, owner, measures, settings)
+    receiving = providers.Singleton(_receiving, dispatcher, regulation, measures, inboxes)
     recovery = providers.Singleton(_recovery, store, outgoing, owner, settings)
     sweeper = providers.Singleton(TimerSweeper, store, outgoing, owner=owner)
-    host = providers.Singleton(_host, settings, bus, store, dispatcher, contributions, recovery, sweeper)
+    #: What the bus tells of dead letters (`LetterKeeping`), if anything.
+    recorder: providers.Object[Any] = providers.Object(None)
+    letters = providers.Singleton(_letters, bus, store, clock, ids, owner, registry, measures, settings)
+    host = providers.Singleton(
+        _host, settings, bus, store, receiving, contributions, recovery, sweeper, owner, recorder, letters
+    )
 
 
 def compose(
@@ -158,9 +256,13 @@ def compose(
     clock: Clock | None = None,
     ids: IdSource | None = None,
     ledger: ResultLedger | None = None,
+    measures: Measures | None = None,
+    recorder: LetterKeeping | None = None,
     plugins: Sequence[tuple[str, Plugin]] | None = None,
 ) -> HostContainer:
     """Wire a host; nothing is opened. `ledger` None is one over `store`, `plugins` None those that `handlers` names.
+
+    `recorder` is the observer that `bus` was made with, if it keeps letters: the host starts and closes it.
 
     Raises:
         ConfigError: a handler or tool is unknown, or two collide. MissingExtra: a handler's package is not installed.
@@ -172,6 +274,10 @@ def compose(
         container.ids.override(providers.Object(ids))
     if ledger is not None:
         container.ledger.override(providers.Object(ledger))
+    if measures is not None:
+        container.measures.override(providers.Object(measures))
+    if recorder is not None:
+        container.recorder.override(providers.Object(recorder))
     loaded = load_plugins(settings.handlers) if plugins is None else plugins
     container.parts.add_args(*(providers.Singleton(plugin, container.services) for _, plugin in loaded))
     container.check_dependencies()

@@ -7,13 +7,16 @@ handler that fails has sent nothing. Ids of emitted events are derived from this
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import final
 
-from rockbot.errors import PermanentFailure
+from rockbot.effects import Effects
+from rockbot.errors import ConfigError, PermanentFailure
 from rockbot.events.event import Event
+from rockbot.state.keys import Key, key
 from rockbot_messaging.clock import Clock
 from rockbot_messaging.envelope import MessageEnvelope, ReturnAddress
+from rockbot_messaging.identity import derive_id
 from rockbot_messaging.ports import Door
 
 __all__ = ["Context", "Emission"]
@@ -22,24 +25,51 @@ __all__ = ["Context", "Emission"]
 @final
 @dataclass(frozen=True, slots=True)
 class Emission:
-    """One message to be sent: through a door, or, when `address` is set, to that one queue."""
+    """One message to be sent: through a door, or, when `address` is set, to that one queue.
+
+    `stored` says that it lies in an outbox already.
+    """
 
     envelope: MessageEnvelope
     door: Door = Door.COMMANDS
     address: str = ""
+    stored: bool = field(default=False, compare=False)
 
 
 @final
 class Context:
-    """One message on its way through the chain. Not to be kept after the handler has returned."""
+    """One message on its way through the chain. Not to be kept after the handler has returned.
 
-    __slots__ = ("_names", "after_publish", "clock", "emissions", "envelope", "source", "subscription")
+    `remember` is for how many seconds its subscription remembers the ids of handled messages, None for not at all.
+    """
 
-    def __init__(self, envelope: MessageEnvelope, *, clock: Clock, source: str, subscription: str = "") -> None:
+    __slots__ = (
+        "_effects",
+        "_names",
+        "after_publish",
+        "clock",
+        "emissions",
+        "envelope",
+        "remember",
+        "source",
+        "subscription",
+    )
+
+    def __init__(
+        self,
+        envelope: MessageEnvelope,
+        *,
+        clock: Clock,
+        source: str,
+        subscription: str = "",
+        remember: float | None = None,
+    ) -> None:
         self.envelope = envelope
         self.clock = clock
         self.source = source
         self.subscription = subscription
+        self.remember = remember
+        self._effects: Effects | None = None
         self.emissions: list[Emission] = []
         self.after_publish: list[Callable[[], Awaitable[None]]] = []
         self._names: dict[str, int] = {}
@@ -49,6 +79,40 @@ class Context:
         """Seconds until the deadline (negative when it is over), None when there is none."""
         deadline = self.envelope.deadline_ms
         return None if deadline is None else (deadline - self.clock.now_ms()) / 1000
+
+    def key(self, space: str, *parts: str) -> Key:
+        """The state key of `parts` in `space`, of this message's tenant."""
+        return key(self.envelope.tenant, space, *parts)
+
+    @property
+    def idempotency_key(self) -> str:
+        """What names the handling of this message to another system, so that it can tell a repetition.
+
+        The same for every delivery, attempt and copy of the message in this subscription, and for nothing else.
+        """
+        of = self.envelope
+        return derive_id(of.message_id, f"handled by\x1f{self.subscription}", tenant=of.tenant)
+
+    @property
+    def effects(self) -> Effects:
+        """What is to be written if this message succeeds, together with the mark that it was handled.
+
+        Raises:
+            ConfigError: nobody would write it; the text says which setting is missing.
+        """
+        if self._effects is None:
+            name = self.subscription or "without a name"
+            raise ConfigError(
+                f"a handler has effects to write, and the subscription {name} does not remember its messages: set"
+                f" 'subscriptions.\"{name}\".remember_seconds' to how long copies may come, with 'deduplication' among"
+                " the 'handlers'"
+            )
+        return self._effects
+
+    def collect_effects(self) -> None:
+        """From here on effects are taken; whoever calls this stores them."""
+        if self._effects is None:
+            self._effects = Effects(self.envelope.tenant)
 
     def make(
         self,
@@ -115,4 +179,4 @@ class Context:
 
     def send_again(self, emission: Emission) -> None:
         """Have a message published that was made before (from an outbox)."""
-        self.emissions.append(emission)
+        self.emissions.append(replace(emission, stored=True))

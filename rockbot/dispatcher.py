@@ -7,21 +7,21 @@ settled before everything sent is confirmed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 from operator import attrgetter
 from typing import Final, final
 
 from rockbot.chain import Chain
-from rockbot.context import Context, Emission
+from rockbot.context import Context
 from rockbot.errors import NewerRelease, PermanentFailure
 from rockbot.events.registry import EventRegistry
 from rockbot.failures import FAILURES, UPGRADE_WINDOW, FailureRule, verdict_of
 from rockbot.outgoing import Outgoing
 from rockbot_messaging.clock import Clock
 from rockbot_messaging.envelope import SCHEMA_VERSION, MessageEnvelope
-from rockbot_messaging.notices import tell_who_waits
 from rockbot_messaging.ports import MessageHandler
-from rockbot_messaging.retries import RetryPolicy
+from rockbot_messaging.settlement import failing_for
 from rockbot_messaging.subscriptions import Subscription, WorkSubscription
 from rockbot_messaging.verdicts import Ack, DeadLetter, Verdict
 
@@ -63,17 +63,20 @@ class Dispatcher:
     def handler(self, subscription: Subscription) -> MessageHandler:
         """The function that handles one subscription's deliveries."""
         name = subscription.name
-        policy = subscription.retry if isinstance(subscription, WorkSubscription) else None
+        remember = subscription.remember if isinstance(subscription, WorkSubscription) else None
 
-        async def handle(envelope: MessageEnvelope) -> Verdict:
-            return await self.dispatch(envelope, subscription=name, policy=policy)
+        def handle(envelope: MessageEnvelope) -> Awaitable[Verdict]:
+            return self.dispatch(envelope, subscription=name, remember=remember)
 
         return handle
 
     async def dispatch(
-        self, envelope: MessageEnvelope, *, subscription: str = "", policy: RetryPolicy | None = None
+        self, envelope: MessageEnvelope, *, subscription: str = "", remember: float | None = None
     ) -> Verdict:
-        """Handle one delivery. Raises nothing but `asyncio.CancelledError`."""
+        """Handle one delivery. Raises nothing but `asyncio.CancelledError`.
+
+        `remember` is for how long the subscription remembers the ids of handled messages, None for not at all.
+        """
         unsayable = _unsayable(envelope)
         try:
             if unsayable:
@@ -83,7 +86,9 @@ class Dispatcher:
                     f"schema version {envelope.schema_version} is newer than this release reads ({SCHEMA_VERSION + 1})"
                 )
             event = self._registry.decode(self._registry.resolve(envelope.type, envelope.topic), envelope.body)
-            context = Context(envelope, clock=self._clock, source=self._source, subscription=subscription)
+            context = Context(
+                envelope, clock=self._clock, source=self._source, subscription=subscription, remember=remember
+            )
             await self._chain.run(event, context)
             if context.emissions:
                 await self._outgoing.send(context.emissions)
@@ -91,30 +96,11 @@ class Dispatcher:
                 await act()
             return _ACK
         except Exception as exc:
-            verdict = verdict_of(exc, self._rules, handbacks=envelope.handbacks)
+            verdict = verdict_of(exc, self._rules, failing_for=failing_for(envelope, self._clock.now_ms()))
+            if not isinstance(verdict, Ack) and (link := self._chain.blame(exc)):
+                verdict = replace(verdict, handler=link)
             self._log(envelope, verdict)
-        if unsayable:
-            return verdict  # nothing can be derived from such a message, not even a notice
-        return await self._tell_turn(envelope, verdict, subscription, policy)
-
-    async def _tell_turn(
-        self, envelope: MessageEnvelope, verdict: Verdict, subscription: str, policy: RetryPolicy | None
-    ) -> Verdict:
-        """A step that ends as a dead letter stalls its turn, and the turn is told before the letter is written."""
-        if policy is None:
             return verdict
-        return await tell_who_waits(
-            envelope,
-            verdict,
-            policy,
-            publish=self._publish,
-            subscription=subscription,
-            source=self._source,
-            now_ms=self._clock.now_ms(),
-        )
-
-    async def _publish(self, envelope: MessageEnvelope) -> None:
-        await self._outgoing.send([Emission(envelope)])
 
     def _log(self, envelope: MessageEnvelope, verdict: Verdict) -> None:
         """What becomes of a failed message; that and how it failed is the logging link's to tell."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, final
 
 from pydantic import ValidationError
@@ -12,8 +12,18 @@ from pydantic import ValidationError
 from rockbot.errors import ConfigError, NewerRelease, PermanentFailure, TemporaryFailure, Unhandled
 from rockbot.events.registry import InvalidEvent, UnknownType, explain
 from rockbot.state.ports import StateUnavailable, VersionConflict
+from rockbot_messaging.artifacts import ArtifactMissing, ArtifactsUnavailable
 from rockbot_messaging.calls import CallBusy
-from rockbot_messaging.errors import BodyTooLarge, BrokerUnreachable, Closed, InvalidTopic, NotConfirmed, Unroutable
+from rockbot_messaging.errors import (
+    BodyTooLarge,
+    BrokerUnreachable,
+    Closed,
+    HeadersTooLarge,
+    InvalidTopic,
+    NotConfirmed,
+    Unroutable,
+)
+from rockbot_messaging.signing import BadSignature
 from rockbot_messaging.verdicts import DeadLetter, Retry, Verdict
 
 __all__ = ["FAILURES", "UPGRADE_WINDOW", "FailureRule", "describe_failures", "verdict_of"]
@@ -24,6 +34,8 @@ UPGRADE_WINDOW: Final = 15 * 60
 _UPGRADE_POLL: Final = 30.0
 #: Characters of a traceback that travel with a message.
 TRACEBACK_LIMIT: Final = 16_000
+#: Classes that say nothing about an error.
+_UNTOLD: Final = (object, BaseException, Exception)
 #: Characters of a reason.
 _REASON_LIMIT: Final = 2_000
 
@@ -33,14 +45,14 @@ _REASON_LIMIT: Final = 2_000
 class FailureRule:
     """On any of `errors`: `verdict`; `outcome` says it in words.
 
-    A message that was handed back `handbacks` times already is dead-lettered instead (None: as the policy says). Counting
-    looks trusts no clock: a letter that is sent on after a week has its whole window again.
+    A message that has been failing or handed back for `window` seconds is dead-lettered instead (None: as the policy says).
+    A letter that is sent on after a week has its whole window again.
     """
 
     errors: tuple[type[BaseException], ...]
     outcome: str
     verdict: Callable[[Exception], Verdict]
-    handbacks: int | None = None
+    window: float | None = None
 
     @property
     def names(self) -> str:
@@ -94,34 +106,42 @@ def _await_upgrade(exc: Exception) -> Verdict:
 
 FAILURES: Final[Sequence[FailureRule]] = (
     FailureRule((InvalidEvent, UnknownType, Unhandled), "dead letter at once", _dead),
-    FailureRule((PermanentFailure, ConfigError), "dead letter at once", _dead),
+    FailureRule((PermanentFailure, ConfigError, ArtifactMissing, BadSignature), "dead letter at once", _dead),
     FailureRule(
         (NewerRelease,),
         f"handed back for {UPGRADE_WINDOW // 60} minutes, costs no attempt; then dead letter",
         _await_upgrade,
-        handbacks=round(UPGRADE_WINDOW / _UPGRADE_POLL),
+        window=UPGRADE_WINDOW,
     ),
     FailureRule((TemporaryFailure,), "retry after the time it names, else by policy", _temporary),
     FailureRule((CallBusy,), "handed back until the claim on its call ends, costs no attempt", _busy),
-    FailureRule((VersionConflict, StateUnavailable), "handed back, costs no attempt", _hand_back),
+    FailureRule((VersionConflict, StateUnavailable, ArtifactsUnavailable), "handed back, costs no attempt", _hand_back),
     FailureRule((BrokerUnreachable, NotConfirmed, Closed), "handed back, costs no attempt", _hand_back),
-    FailureRule((BodyTooLarge, InvalidTopic), "dead letter at once, with traceback", _dead_with_trace),
+    FailureRule((BodyTooLarge, HeadersTooLarge, InvalidTopic), "dead letter at once, with traceback", _dead_with_trace),
     FailureRule((Unroutable,), "retry by policy, then dead letter", _retry),
     FailureRule((TimeoutError, ConnectionError), "retry by policy, then dead letter", _retry),
     FailureRule((Exception,), "retry by policy, then dead letter with traceback", _retry),
 )
 
 
-def verdict_of(exc: Exception, rules: Sequence[FailureRule] = FAILURES, *, handbacks: int = 0) -> Verdict:
-    """The verdict that the first fitting rule gives on a message that was handed back so many times."""
+def verdict_of(exc: Exception, rules: Sequence[FailureRule] = FAILURES, *, failing_for: float = 0) -> Verdict:
+    """The verdict that the first fitting rule gives on a message that has been failing for so many seconds."""
     for rule in rules:
         if isinstance(exc, rule.errors):
             verdict = rule.verdict(exc)
-            if rule.handbacks is not None and handbacks >= rule.handbacks:
-                reason = f"{_text(exc)}; no host could handle it in {handbacks} tries"
+            if rule.window is not None and failing_for >= rule.window:
+                reason = f"{_text(exc)}; no host could handle it for {rule.window / 60:g} minutes"
                 return DeadLetter(reason=reason, error_type=type(exc).__name__)
-            return verdict
-    return _retry(exc)
+            return _with_bases(verdict, exc)
+    return _with_bases(_retry(exc), exc)
+
+
+def _with_bases(verdict: Verdict, exc: Exception) -> Verdict:
+    """The verdict with the classes that a retry policy may name instead of the error's own."""
+    if not isinstance(verdict, Retry):
+        return verdict
+    bases = tuple(base.__name__ for base in type(exc).__mro__[1:] if base not in _UNTOLD)
+    return replace(verdict, error_bases=bases) if bases else verdict
 
 
 def describe_failures(rules: Sequence[FailureRule] = FAILURES) -> list[tuple[str, str]]:

@@ -1,16 +1,20 @@
 """Health: what an orchestrator asks on a port of its own.
 
 A broker that is away makes a host not ready, never dead: restarting it would not bring the broker back. It is dead only
-when it is connected and yet a subscription has had no consumer for a minute; a blocked loop does not answer at all.
+when it is connected and yet a subscription has had no consumer for a minute; a blocked loop does not answer at all. An outage of
+what handlers depend on is told and changes neither answer: the host does what it should, which is to probe.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Final, final
 
 from rockbot_messaging.ports import MessageBus
+from rockbot_messaging.regulation import OutageStatus
 
 __all__ = ["Health", "HealthServer"]
 
@@ -24,8 +28,17 @@ class Health:
 
     def __init__(self, bus: MessageBus) -> None:
         self._bus = bus
+        self._outages: list[Callable[[], Sequence[OutageStatus]]] = []
         self.started = False
         self.draining = False
+
+    def watch(self, outages: Callable[[], Sequence[OutageStatus]]) -> None:
+        """Tell these outages too."""
+        self._outages.append(outages)
+
+    def outages(self) -> list[OutageStatus]:
+        """The subscriptions of this process that only probe at present."""
+        return [outage for each in self._outages for outage in each()]
 
     def alive(self) -> tuple[bool, dict[str, object]]:
         """Whether the process should be left running, and the details."""
@@ -46,6 +59,7 @@ class Health:
             "connected": health.connected,
             "broker": health.detail,
             "idle_seconds": health.idle_seconds,
+            "outages": [asdict(outage) for outage in self.outages()],
         }
 
 

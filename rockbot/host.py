@@ -6,22 +6,35 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, final
+from typing import Any, Protocol, final
 
-from rockbot.dispatcher import Dispatcher
 from rockbot.health import Health, HealthServer
 from rockbot.machines.recovery import OutboxRecovery, TimerSweeper, repeat
+from rockbot.presence import REFRESH_SECONDS, Presence
+from rockbot.receiving import Receiving
 from rockbot.settings import HostSettings
 from rockbot.state.ports import StateError, StateStore
 from rockbot_messaging.ports import Consumption, MessageBus
 from rockbot_messaging.subscriptions import Subscription, WorkSubscription
 
-__all__ = ["Host"]
+__all__ = ["Host", "LetterKeeping"]
 
 logger = logging.getLogger(__name__)
 
 #: Seconds between two looks at the timers.
 _TIMER_POLL = 0.5
+
+
+class LetterKeeping(Protocol):
+    """Writes down what the bus tells of dead letters, while it runs."""
+
+    def start(self) -> None:
+        """Begin; the store is open."""
+        ...
+
+    async def close(self) -> None:
+        """Write what is left and end; idempotent."""
+        ...
 
 
 @final
@@ -30,7 +43,8 @@ class Host:
 
     `start` returns when every subscription consumes; `drain` stops consuming, lets what is in hand finish within the
     drain time and hands the rest back; `close` disconnects. The bus and the store belong to the caller's composition: the
-    host opens and closes them.
+    host opens and closes them. `recorder` is what the bus tells of dead letters, `scan_letters` looks after them every so
+    many seconds (0: never).
     """
 
     def __init__(
@@ -39,26 +53,40 @@ class Host:
         settings: HostSettings,
         bus: MessageBus,
         store: StateStore,
-        dispatcher: Dispatcher,
+        receiving: Receiving,
         subscriptions: Sequence[Subscription],
         addressed: Sequence[WorkSubscription],
         recovery: OutboxRecovery,
         sweeper: TimerSweeper,
+        owner: str,
+        recorder: LetterKeeping | None = None,
+        scan_letters: tuple[Callable[[], Coroutine[Any, Any, None]], float] | None = None,
         closers: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
     ) -> None:
         self._settings = settings
         self._bus = bus
         self._store = store
-        self._dispatcher = dispatcher
+        self._receiving = receiving
         self.subscriptions = tuple(subscriptions)
         self._addressed = tuple(addressed)
         self._recovery = recovery
         self._sweeper = sweeper
+        self._recorder = recorder
+        self._scan_letters = scan_letters
         self._closers = tuple(closers)
         self._consumptions: list[Consumption] = []
         self._loops: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
         self.health = Health(bus)
+        self.health.watch(receiving.outages)
+        self._presence = Presence(
+            store,
+            bus,
+            owner=owner,
+            what="host",
+            subscriptions=[item.name for item in self.subscriptions],
+            outages=self.health.outages,
+        )
         self._server = HealthServer(self.health, host=settings.health_host, port=settings.health_port)
 
     async def start(self) -> None:
@@ -70,30 +98,38 @@ class Host:
         try:
             await self._server.start()
             await self._store.open()
+            if self._recorder is not None:
+                self._recorder.start()
             await self._bus.open()
             work = [item for item in self.subscriptions if isinstance(item, WorkSubscription)]
             names = {item.name for item in work}
             await self._bus.declare([*work, *(item for item in self._addressed if item.name not in names)])
             for subscription in self.subscriptions:
-                handler = self._dispatcher.handler(subscription)
-                self._consumptions.append(await self._bus.subscriber.subscribe(subscription, handler))
+                self._consumptions.append(await self._receiving.subscribe(self._bus.subscriber, subscription))
+            await self._receiving.start()
         except BaseException:
             await self.close()
             raise
-        for name, act, every in (
-            ("outbox recovery", self._recovery.run_once, self._settings.recovery_seconds),
-            ("timer sweep", self._sweeper.run_once, _TIMER_POLL),
-        ):
-            self._loops.append(asyncio.create_task(repeat(name, act, every=every, stop=self._stop), name=name))
+        self._repeat("outbox recovery", self._recovery.run_once, self._settings.recovery_seconds)
+        self._repeat("timer sweep", self._sweeper.run_once, _TIMER_POLL)
+        self._repeat("presence", self._presence.run_once, REFRESH_SECONDS)
+        if self._scan_letters is not None and self._scan_letters[1] > 0:
+            self._repeat("look after dead letters", *self._scan_letters)
         self.health.started = True
         logger.info("host consumes", extra={"subscriptions": sorted(item.name for item in self.subscriptions)})
+
+    def _repeat(self, name: str, act: Callable[[], Coroutine[Any, Any, object]], every: float) -> None:
+        self._loops.append(asyncio.create_task(repeat(name, act, every=every, stop=self._stop), name=name))
 
     async def drain(self) -> int:
         """Stop consuming and finish what is in hand; returns how many deliveries were handed back."""
         self.health.draining = True
         self._stop.set()
+        self._receiving.drain()  # what only waits need not be waited for
         timeout = self._settings.drain_seconds
-        handed_back = await asyncio.gather(*(item.stop(timeout=timeout) for item in self._consumptions))
+        handed_back = await asyncio.gather(
+            *(item.stop(timeout=timeout) for item in self._consumptions), self._receiving.close(timeout=timeout)
+        )
         self._consumptions.clear()
         if self._loops:
             await asyncio.wait(self._loops, timeout=5)
@@ -103,16 +139,19 @@ class Host:
             self._loops.clear()
             try:
                 await self._sweeper.release()
+                await self._presence.leave()
             except StateError as exc:
-                logger.info(
-                    "the lease of the timers was not given back", extra={"error": f"{type(exc).__name__}: {exc}"}
-                )
+                logger.info("this host's lease or row ends by itself", extra={"error": f"{type(exc).__name__}: {exc}"})
         return sum(handed_back)
 
     async def close(self) -> None:
         """Drain if that was not done, and disconnect; idempotent."""
         async with AsyncExitStack() as closing:  # last in, first closed; one that fails keeps no other open
-            for close in (self._server.close, self._store.close, self._bus.close, *reversed(self._closers)):
+            closing.push_async_callback(self._server.close)
+            closing.push_async_callback(self._store.close)
+            if self._recorder is not None:
+                closing.push_async_callback(self._recorder.close)
+            for close in (self._bus.close, *reversed(self._closers)):
                 closing.push_async_callback(close)
             if self._consumptions or self._loops:
                 closing.push_async_callback(self.drain)

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
 from rockbot.events.tasks import AgentResponse, AgentStatus
-from rockbot.operators.models import Diagnosis, LetterDetail, LetterSummary, Pipeline, PublishedMessage, QueueInfo
+from rockbot.letters.desk import LetterDesk
+from rockbot.operators.models import Diagnosis, Pipeline, PublishedMessage
 from rockbot_messaging.envelope import HeaderValue
 
 __all__ = ["AskEvent", "Operator"]
@@ -19,11 +20,16 @@ AskEvent = AgentStatus | AgentResponse
 
 
 class Operator(Protocol):
-    """Operates one host or one broker's hosts. Every method may also raise `HostUnreachable` or `BrokerUnreachable`.
+    """Operates one host or one broker's hosts. Every method may also raise `HostUnreachable` or `BrokerUnreachable`."""
 
-    `queue` is a dead-letter queue's name or its subscription's name; `letter_id` may be an unambiguous prefix of at least
-    six characters.
-    """
+    @property
+    def dead_letters(self) -> LetterDesk:
+        """Where dead letters are worked.
+
+        Raises:
+            StateUnavailable: the store of their index could not be opened. OperatorError: it was not asked for.
+        """
+        ...
 
     async def publish(
         self,
@@ -55,42 +61,6 @@ class Operator(Protocol):
             TimedOut: no response in time; the text says what to look at.
             Unroutable: no host runs this agent.
             InvalidTopic, InvalidRequest: nothing was sent.
-        """
-        ...
-
-    async def queues(self) -> list[QueueInfo]:
-        """Every dead-letter queue, empty ones too, the unrouted queue last."""
-        ...
-
-    async def letters(self, queue: str, *, limit: int = 50, offset: int = 0) -> list[LetterSummary]:
-        """Letters, oldest first.
-
-        Raises:
-            LetterNotFound: there is no such queue.
-        """
-        ...
-
-    async def letter(self, queue: str, letter_id: str) -> LetterDetail:
-        """One letter whole.
-
-        Raises:
-            LetterNotFound: none, or more than one, is meant.
-        """
-        ...
-
-    async def replay(self, queue: str, letter_id: str, *, body: bytes | None = None) -> PublishedMessage:
-        """Send a letter on, as it is or with another body, and remove it.
-
-        Raises:
-            LetterNotFound: as for `letter`. Unroutable: the letter stays.
-        """
-        ...
-
-    async def discard(self, queue: str, letter_id: str, *, reason: str) -> LetterSummary:
-        """Remove a letter for good; id and reason are logged.
-
-        Raises:
-            LetterNotFound: as for `letter`.
         """
         ...
 

@@ -18,7 +18,9 @@ from rockbot.settings import Settings
 from rockbot.state.ports import StateStore
 from rockbot_messaging.clock import Clock, IdSource
 from rockbot_messaging.ledger import ResultLedger
+from rockbot_messaging.measures import NO_MEASURES, Measures
 from rockbot_messaging.subscriptions import Subscription, WorkSubscription
+from rockbot_messaging.trust import Roles
 
 __all__ = ["ENTRY_POINTS", "Contribution", "Link", "Plugin", "Services", "load_plugins"]
 
@@ -51,6 +53,12 @@ class Services:
     ids: IdSource
     owner: str
     tools: Callable[[], tuple[ToolSpec, ...]]
+    measures: Measures = NO_MEASURES
+
+    @property
+    def roles(self) -> Roles:
+        """What the broker's users stand for (setting `trust.users`); ask it about a message's envelope."""
+        return Roles(self.settings.trust.users)
 
 
 @final

@@ -9,21 +9,31 @@ import asyncio
 import logging
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self, final
 
-from rockbot.buses import is_embedded, make_bus
+from rockbot.buses import check_role, is_embedded, make_bus
 from rockbot.container import HostContainer, compose, known_work, process_owner
 from rockbot.errors import ConfigError, RockBotError
 from rockbot.host import Host
+from rockbot.letters.recording import LetterRecorder
+from rockbot.machines.recovery import repeat
+from rockbot.presence import REFRESH_SECONDS, Presence
 from rockbot.services import Service, ServiceSurroundings, load_service
 from rockbot.settings import Settings
+from rockbot.state.artifacts import StateArtifacts
 from rockbot.state.ledger import StateLedger
+from rockbot.state.marks import StateStartMarks
 from rockbot.state.open import open_store, sqlite_path
+from rockbot.state.ports import StateError, StateStore
+from rockbot.subscribing import adjusted
 from rockbot_messaging.clock import RandomIds, SystemClock
 from rockbot_messaging.ledger import ResultLedger
+from rockbot_messaging.measures import Counters, Measures
 from rockbot_messaging.ports import MessageBus
+from rockbot_messaging.regulation import Regulation
+from rockbot_messaging.subscriptions import WorkSubscription
 
 __all__ = ["Embedded", "build_service", "compose_host", "run_host", "run_service", "stop_on_signals"]
 
@@ -59,10 +69,21 @@ def compose_host(settings: Settings, *, bus: MessageBus | None = None) -> HostCo
     Raises:
         ConfigError, MissingExtra: as `rockbot.container.compose`, `rockbot.buses.make_bus`.
     """
-    clock, ids = SystemClock(), RandomIds()
+    clock, ids, measures = SystemClock(), RandomIds(), Counters()
     store = open_store(settings.state_address, clock)
-    durable = sqlite_path(settings.state_address) if is_embedded(settings) else None
-    return compose(settings, bus=bus or make_bus(settings, clock=clock, ids=ids, durable=durable), store=store)
+    recorder: LetterRecorder | None = None
+    if bus is None:
+        recorder = LetterRecorder(store, measures=measures)
+        bus = make_bus(
+            settings,
+            clock=clock,
+            ids=ids,
+            durable=sqlite_path(settings.state_address) if is_embedded(settings) else None,
+            artifacts=StateArtifacts(store),
+            measures=measures,
+            observer=recorder,
+        )
+    return compose(settings, bus=bus, store=store, measures=measures, recorder=recorder)
 
 
 async def run_host(settings: Settings, *, stop: asyncio.Event) -> None:
@@ -75,23 +96,53 @@ async def run_host(settings: Settings, *, stop: asyncio.Event) -> None:
         raise ConfigError(
             "a host alone needs a broker: set --broker amqp://... (ROCKBOT_BROKER_URL), or use `rockbot up` for an embedded one"
         )
+    check_role(settings)
     await compose_host(settings).host().run(stop)
 
 
-def build_service(name: str, settings: Settings, *, bus: MessageBus, ledger: ResultLedger) -> Service:
+def service_regulation(
+    name: str, settings: Settings, *, bus: MessageBus, store: StateStore, measures: Measures
+) -> Regulation:
+    """What goes around the handlers of a service that stands on this bus and this store."""
+    return Regulation(
+        clock=SystemClock(),
+        measures=measures,
+        marks=StateStartMarks(store),
+        publish=bus.publisher.publish,
+        source=_source(name, settings),
+    )
+
+
+def build_service(
+    name: str,
+    settings: Settings,
+    *,
+    bus: MessageBus,
+    ledger: ResultLedger,
+    owner: str | None = None,
+    regulation: Regulation | None = None,
+) -> Service:
     """A service from its section of the settings.
+
+    `owner` None is a name that nobody else has; `regulation` None is one that counts nowhere and marks no starts.
 
     Raises:
         ConfigError: the section is wrong; the text names the key. MissingExtra.
     """
-    ids = RandomIds()
+    source = _source(name, settings)
+
+    def configure(subscription: WorkSubscription) -> WorkSubscription:
+        return adjusted(subscription, settings.subscriptions)
+
     surroundings = ServiceSurroundings(
         bus=bus,
         ledger=ledger,
         clock=SystemClock(),
-        owner=process_owner(ids),
-        source=f"{settings.source}-{name}",
+        owner=owner or process_owner(RandomIds()),
+        source=source,
         namespace=settings.namespace,
+        regulation=regulation or Regulation(clock=SystemClock(), publish=bus.publisher.publish, source=source),
+        configure=configure,
     )
     section = getattr(settings, name, {})
     try:
@@ -110,20 +161,38 @@ async def run_service(name: str, settings: Settings, *, stop: asyncio.Event) -> 
         raise ConfigError(
             f"service {name!r} alone needs a broker: set --broker amqp://...; `rockbot up` runs it embedded"
         )
-    clock, ids = SystemClock(), RandomIds()
+    check_role(settings)
+    clock, ids, measures = SystemClock(), RandomIds(), Counters()
     store = open_store(settings.state_address, clock)
-    bus = make_bus(settings, clock=clock, ids=ids)
-    service = build_service(name, settings, bus=bus, ledger=StateLedger(store))
+    recorder = LetterRecorder(store, measures=measures)
+    bus = make_bus(
+        settings, clock=clock, ids=ids, artifacts=StateArtifacts(store), measures=measures, observer=recorder
+    )
+    owner = process_owner(ids)
+    regulation = service_regulation(name, settings, bus=bus, store=store, measures=measures)
+    service = build_service(name, settings, bus=bus, ledger=StateLedger(store), owner=owner, regulation=regulation)
+    presence = Presence(
+        store,
+        bus,
+        owner=owner,
+        what=name,
+        subscriptions=[item.name for item in service.subscriptions],
+        outages=regulation.outages,
+    )
     try:
         await store.open()
+        recorder.start()
         await _prepare(name, service)
         await bus.open()
         await service.start()
         logger.info("service consumes", extra={"service": name})
-        await stop.wait()
+        await repeat("presence", presence.run_once, every=REFRESH_SECONDS, stop=stop)
+        with suppress(StateError):  # it ends by itself
+            await presence.leave()
     finally:
         await service.stop(timeout=settings.host.drain_seconds)
         await bus.close()
+        await recorder.close()
         await store.close()
 
 
@@ -139,19 +208,30 @@ class Embedded:
         if not is_embedded(settings):
             raise ConfigError("`rockbot up` brings its own bus; for a broker use `rockbot run` and `rockbot scripts`")
         self.settings = settings
-        clock, ids = SystemClock(), RandomIds()
+        clock, ids, measures = SystemClock(), RandomIds(), Counters()
         self._store = open_store(settings.state_address, clock)
         durable: Path | None = sqlite_path(settings.state_address)
-        self.bus = make_bus(settings, clock=clock, ids=ids, durable=durable)
-        self.container = compose(settings, bus=self.bus, store=self._store)
+        recorder = LetterRecorder(self._store, measures=measures)
+        self.bus = make_bus(
+            settings,
+            clock=clock,
+            ids=ids,
+            durable=durable,
+            artifacts=StateArtifacts(self._store),
+            measures=measures,
+            observer=recorder,
+        )
+        self.container = compose(settings, bus=self.bus, store=self._store, measures=measures, recorder=recorder)
         self.host: Host = self.container.host()
         self.work = known_work(self.container)
+        self.services = {name: self._service(name) for name in _EMBEDDED_SERVICES if name in settings.handlers}
+
+    def _service(self, name: str) -> Service:
+        measures = self.container.measures()
+        regulation = service_regulation(name, self.settings, bus=self.bus, store=self._store, measures=measures)
+        self.host.health.watch(regulation.outages)
         ledger = self.container.ledger()
-        self.services = {
-            name: build_service(name, settings, bus=self.bus, ledger=ledger)
-            for name in _EMBEDDED_SERVICES
-            if name in settings.handlers
-        }
+        return build_service(name, self.settings, bus=self.bus, ledger=ledger, regulation=regulation)
 
     async def __aenter__(self) -> Self:
         try:
@@ -186,6 +266,10 @@ async def _prepare(name: str, service: Service) -> None:
     except Exception as exc:
         kind = ConfigError if getattr(exc, "extra", "") else RockBotError
         raise kind(f"service {name!r} cannot start: {exc}") from exc
+
+
+def _source(name: str, settings: Settings) -> str:
+    return f"{settings.source}-{name}"
 
 
 def _first_line(exc: ValueError) -> str:

@@ -6,7 +6,7 @@ is validated by the service's own model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, final
 
@@ -14,6 +14,7 @@ from rockbot.errors import ConfigError, MissingExtra
 from rockbot_messaging.clock import Clock
 from rockbot_messaging.ledger import ResultLedger
 from rockbot_messaging.ports import MessageBus
+from rockbot_messaging.regulation import Regulation
 from rockbot_messaging.subscriptions import WorkSubscription
 
 __all__ = ["ENTRY_POINTS", "Service", "ServiceFactory", "ServiceSurroundings", "load_service"]
@@ -25,7 +26,11 @@ ENTRY_POINTS: Final = "rockbot.services"
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSurroundings:
-    """What a service is given: an opened bus, a ledger, who it is, what queues of ours begin with."""
+    """What a service is given: an opened bus, a ledger, who it is, what queues of ours begin with.
+
+    `regulation` goes around its handlers; `configure` gives each of its subscriptions as the settings want it (it raises
+    `ConfigError`).
+    """
 
     bus: MessageBus
     ledger: ResultLedger
@@ -33,6 +38,8 @@ class ServiceSurroundings:
     owner: str
     source: str
     namespace: str
+    regulation: Regulation
+    configure: Callable[[WorkSubscription], WorkSubscription]
 
 
 class Service(Protocol):
@@ -55,7 +62,10 @@ class Service(Protocol):
         ...
 
     async def stop(self, *, timeout: float) -> int:
-        """Stop consuming, finish what is in hand within `timeout` seconds, end its workers; how many were handed back."""
+        """Stop consuming, finish what is in hand within `timeout` seconds, end its workers; how many were handed back.
+
+        Drains the regulation first.
+        """
         ...
 
     def describe(self) -> Mapping[str, Any]:

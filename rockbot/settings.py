@@ -23,6 +23,14 @@ from pydantic_settings import (
 )
 
 from rockbot.errors import ConfigError
+from rockbot.settings_delivery import (
+    ArtifactSettings,
+    BrokerSettings,
+    LetterSettings,
+    SigningSettings,
+    SubscriptionSettings,
+    TrustSettings,
+)
 from rockbot_messaging.topics import check_word
 
 __all__ = ["AgentSettings", "AnthropicSettings", "HostSettings", "ScriptedSettings", "Settings", "load"]
@@ -105,10 +113,16 @@ class Settings(BaseSettings):
     namespace: str = "rockbot"
     model: str = ""
     default_agent: str = "assistant"
-    handlers: tuple[str, ...] = ("logging", "deadline", "agent", "llm", "scripts")
+    handlers: tuple[str, ...] = ("logging", "deadline", "deduplication", "agent", "llm", "scripts")
     agents: dict[str, AgentSettings] = Field(default_factory=lambda: {"assistant": AgentSettings()})
     host: HostSettings = HostSettings()
     scripts: dict[str, Any] = Field(default_factory=dict)
+    broker: BrokerSettings = BrokerSettings()
+    subscriptions: dict[str, SubscriptionSettings] = Field(default_factory=dict)
+    letters: LetterSettings = LetterSettings()
+    artifacts: ArtifactSettings = ArtifactSettings()
+    signing: SigningSettings = SigningSettings()
+    trust: TrustSettings = TrustSettings()
     anthropic: AnthropicSettings = AnthropicSettings()
     scripted: ScriptedSettings = ScriptedSettings()
     source: str = "rockbot"

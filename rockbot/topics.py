@@ -7,6 +7,7 @@ from typing import Final, Literal
 from rockbot_messaging.topics import check_topic
 
 __all__ = [
+    "INTERNAL",
     "LANES",
     "Lane",
     "llm_request",
@@ -24,6 +25,16 @@ Lane = Literal["interactive", "delegated", "scheduled"]
 
 #: Lanes of model calls, the most urgent first.
 LANES: Final[tuple[Lane, ...]] = ("interactive", "delegated", "scheduled")
+
+#: What belongs to running work: commands to our workers, their results, and timers. Nobody else has to send these.
+INTERNAL: Final = (
+    "agent.step.#",
+    "llm.request.#",
+    "script.invoke.#",
+    "timer.due.#",
+    "tool.invoke.#",
+    "tool.result.#",
+)
 
 
 def task(agent: str) -> str:

@@ -6,6 +6,8 @@ Importing this package loads the standard library only; providers live in `rockb
 
 from __future__ import annotations
 
+from rockbot_messaging.composing import outgoing
+from rockbot_messaging.connecting import connect
 from rockbot_messaging.envelope import MessageEnvelope, ReturnAddress
 from rockbot_messaging.errors import MessagingError
 from rockbot_messaging.letters import DeadLetterQueue, Failure, Letter
@@ -44,4 +46,6 @@ __all__ = [
     "Verdict",
     "WatchSubscription",
     "WorkSubscription",
+    "connect",
+    "outgoing",
 ]

@@ -42,8 +42,11 @@ class MessageEnvelope:
     `attempt` counts from 1 the times handling was begun and counted; `handbacks` counts returns that cost no attempt.
     `timestamp_ms` has the precision of the provider (AMQP: whole seconds). `deadline_ms` is the instant after which
     the answer interests nobody. `due_ms` is set on a delayed message: it is not handled before that instant.
-    `history` has a line for each failed attempt. `redelivered` says that an earlier delivery of this copy ended without
-    being settled. `user_id` is what the broker validated, never what the sender claims; None means unknown.
+    `first_failed_ms` is the instant of the first failure or hand-back since it was published or sent on. `history` has a
+    line for each failed attempt. `redelivered` says that an earlier delivery of this copy ended without being settled,
+    `returns` how often, as far as the broker counts it. `user_id` is what the broker validated, never what the sender
+    claims; None means unknown. `claim` says that the body lies in an artifact store under this digest and that `body` is
+    empty. `signature` is what signing made of the fields that never change (`rockbot_messaging.signing`).
     `headers` are the free ones: they travel untouched, and names beginning with ``x-`` or ``rockbot-`` are not theirs.
     """
 
@@ -66,12 +69,16 @@ class MessageEnvelope:
     attempt: int = 1
     handbacks: int = 0
     due_ms: int | None = None
+    first_failed_ms: int | None = None
     return_address: ReturnAddress | None = None
     user_id: str | None = None
     traceparent: str | None = None
     tracestate: str | None = None
     durable: bool = True
     redelivered: bool = False
+    returns: int = 0
+    claim: str | None = None
+    signature: str | None = None
     history: tuple[str, ...] = ()
     headers: Mapping[str, HeaderValue] = field(default_factory=lambda: _NO_HEADERS)
 

@@ -10,8 +10,10 @@ __all__ = [
     "BodyTooLarge",
     "BrokerUnreachable",
     "Closed",
+    "HeadersTooLarge",
     "InvalidTopic",
     "LetterNotFound",
+    "LettersBusy",
     "MessagingError",
     "NotConfirmed",
     "TopologyMismatch",
@@ -52,12 +54,20 @@ class BodyTooLarge(MessagingError, ValueError):
     """A body exceeds the configured limit; nothing was sent."""
 
 
+class HeadersTooLarge(MessagingError, ValueError):
+    """The headers of a message exceed the configured limit; nothing was sent."""
+
+
 class TopologyMismatch(MessagingError):
     """A queue or exchange exists with other arguments than the ones needed; nothing was changed."""
 
 
 class LetterNotFound(MessagingError, LookupError):
     """No dead letter with this id lies in this queue."""
+
+
+class LettersBusy(MessagingError):
+    """Another process is at work on the same dead-letter queue and did not end in time; nothing was changed."""
 
 
 class Closed(MessagingError):

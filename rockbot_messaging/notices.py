@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from rockbot_messaging.envelope import MessageEnvelope
-from rockbot_messaging.errors import BodyTooLarge, InvalidTopic, Unroutable
+from rockbot_messaging.errors import BodyTooLarge, HeadersTooLarge, InvalidTopic, Unroutable
 from rockbot_messaging.retries import RetryPolicy
 from rockbot_messaging.settlement import Bury, decide
 from rockbot_messaging.verdicts import Retry, Verdict
@@ -45,7 +45,7 @@ async def tell_who_waits(
         return verdict
     try:
         await publish(notice)
-    except (Unroutable, InvalidTopic, BodyTooLarge) as exc:
+    except (Unroutable, InvalidTopic, BodyTooLarge, HeadersTooLarge) as exc:
         logger.warning("nobody could be told that a step failed", extra=_problem(envelope, exc))
     except Exception as exc:  # whatever it is: the letter is not written before its turn was told
         logger.warning(

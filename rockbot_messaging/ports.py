@@ -16,15 +16,18 @@ from enum import StrEnum
 from typing import Protocol, final
 
 from rockbot_messaging.envelope import MessageEnvelope
-from rockbot_messaging.letters import DeadLetterQueue, Letter
+from rockbot_messaging.letters import DeadLetterQueue, Failure, Fate, Letter, Walked
+from rockbot_messaging.settlement import Bury, Delay
 from rockbot_messaging.subscriptions import Subscription, WorkSubscription
 from rockbot_messaging.verdicts import Verdict
 
 __all__ = [
     "BusHealth",
+    "BusObserver",
     "Consumption",
     "DeadLetters",
     "Door",
+    "LetterVisitor",
     "MessageBus",
     "MessageHandler",
     "MessagePublisher",
@@ -32,6 +35,17 @@ __all__ = [
 ]
 
 MessageHandler = Callable[[MessageEnvelope], Awaitable[Verdict]]
+
+#: Decides on a batch of letters, one fate for each.
+LetterVisitor = Callable[[Sequence[Letter]], Awaitable[Sequence[Fate]]]
+
+
+class BusObserver(Protocol):
+    """Is told what became of deliveries that were not simply acknowledged. Must not block and must not raise."""
+
+    def carried_out(self, subscription: str, outcome: Delay | Bury) -> None:
+        """A delivery of this work subscription was stored in a delay or dead-letter queue, confirmed and settled."""
+        ...
 
 
 class Door(StrEnum):
@@ -54,7 +68,7 @@ class MessagePublisher(Protocol):
 
         Raises:
             InvalidTopic: the topic breaks the grammar.
-            BodyTooLarge: the body exceeds the provider's limit.
+            BodyTooLarge, HeadersTooLarge: the body or the headers exceed the provider's limit.
             Unroutable: COMMANDS only: nobody receives the topic; the message was kept in the unrouted queue.
             NotConfirmed: the broker refused it or did not confirm in time.
             BrokerUnreachable: there is no connection, and none came back within the provider's time limit.
@@ -75,7 +89,7 @@ class MessagePublisher(Protocol):
 
         Raises:
             Unroutable: there is no such queue (any more).
-            BodyTooLarge, NotConfirmed, BrokerUnreachable, Closed: as for `publish`.
+            BodyTooLarge, HeadersTooLarge, NotConfirmed, BrokerUnreachable, Closed: as for `publish`.
         """
         ...
 
@@ -120,7 +134,10 @@ class DeadLetters(Protocol):
     """
 
     async def queues(self) -> list[DeadLetterQueue]:
-        """Every dead-letter queue that this process knows of, the unrouted queue last; empty ones too."""
+        """Every dead-letter queue that this process knows of, empty ones too; the unrouted queue last.
+
+        The queue of discarded letters is not among them.
+        """
         ...
 
     async def letters(self, queue: str, *, limit: int = 50, offset: int = 0) -> list[Letter]:
@@ -152,10 +169,43 @@ class DeadLetters(Protocol):
         ...
 
     async def discard(self, queue: str, letter_id: str, *, reason: str) -> Letter:
-        """Remove a letter for good; logs its id and the reason. Returns it.
+        """Move a letter to the queue of discarded letters (`DISCARDED`), where it can be restored for a week.
+
+        Logs its id and the reason. Returns it. A letter that lies there already is erased.
 
         Raises:
             LetterNotFound: as for `letter`.
+        """
+        ...
+
+    async def walk(self, queue: str, decide: LetterVisitor, *, batch: int = 200) -> Walked:
+        """Show every letter to `decide` once, oldest first, in batches, and carry out the fates it returns.
+
+        The one primitive behind everything that works on many letters: reading all of them, sending on, discarding,
+        restoring, erasing. The letters that lie there when the walk begins are visited; what dies meanwhile is not. A
+        batch's fates are carried out (stored and confirmed, then removed) before the next batch is shown; so whoever is
+        killed in between leaves each letter where it was, or where it was to go, or (killed between storing and removing)
+        both, with the same id. What is kept keeps its order. While a walk goes on nobody else sees the queue's letters:
+        a second walk or look, also of another process, waits for it. Memory does not grow with the number of letters.
+        Cancelled, it carries out the batch in hand and ends.
+
+        `queue` may be `UNROUTED` or `DISCARDED`. An exception from `decide` ends the walk, and what is left stays.
+
+        Raises:
+            LetterNotFound: there is no such queue.
+            ValueError: `decide` returned another number of fates than it was shown letters, or a fate that this queue does
+                not have (`Restore` outside of `DISCARDED`, `SendOn` and `Discard` in it).
+            LettersBusy: somebody else's work on this queue did not end in time (every method that looks at letters may
+                raise it).
+            BrokerUnreachable: the connection was lost; what was carried out stays carried out.
+        """
+        ...
+
+    async def bury(self, queue: str, envelope: MessageEnvelope, failure: Failure, *, problem: str = "") -> None:
+        """Store a letter at the end of a dead-letter queue: one that was exported, or that no delivery stands behind.
+
+        Raises:
+            LetterNotFound: there is no such queue. BodyTooLarge, NotConfirmed, BrokerUnreachable: nothing was stored.
         """
         ...
 

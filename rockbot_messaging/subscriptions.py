@@ -8,16 +8,104 @@ what a watcher misses while it is away is gone.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, final
+from typing import Final, Literal, final
 
 from rockbot_messaging.errors import InvalidTopic
 from rockbot_messaging.retries import RetryPolicy
 from rockbot_messaging.topics import check_pattern, check_topic
 
-__all__ = ["RESERVED_WORDS", "Subscription", "WatchSubscription", "WorkSubscription"]
+__all__ = [
+    "RESERVED_WORDS",
+    "WATCH_LIMIT",
+    "Lane",
+    "Ordered",
+    "OutageGuard",
+    "Rate",
+    "Subscription",
+    "WatchSubscription",
+    "WorkSubscription",
+]
 
 #: First words that queue names of ours use for something else.
-RESERVED_WORDS: Final = frozenset({"reply", "watch", "unrouted"})
+RESERVED_WORDS: Final = frozenset({"reply", "watch", "unrouted", "discarded"})
+
+#: Messages that wait for one watcher at most. What it is too slow for is dropped, the oldest first.
+WATCH_LIMIT: Final = 10_000
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ordered:
+    """Messages with the same key are handled one after another, in the order of their arrival; other keys go on.
+
+    Args:
+        by: what the key is: ``conversation``, ``correlation``, ``topic`` or ``header:<name>``. A message without one is
+            its own key.
+        on_dead: whether a dead letter holds up its key until it is replayed or discarded (``block``), or not (``skip``).
+    """
+
+    by: str = "conversation"
+    on_dead: Literal["block", "skip"] = "block"
+
+    def __post_init__(self) -> None:
+        kind, _, header = self.by.partition(":")
+        if self.by not in ("conversation", "correlation", "topic") and not (kind == "header" and header):
+            raise ValueError("an order is by conversation, correlation, topic or header:<name>")
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """One of several subscriptions that share a process's slots.
+
+    Args:
+        group: subscriptions of one group share `slots` of them.
+        rank: the smallest rank goes first.
+        slots: deliveries of the whole group handled at the same time.
+        ageing: seconds of waiting that lift a delivery by one rank, so that the last lane is slow but never starves.
+    """
+
+    group: str
+    rank: int
+    slots: int
+    ageing: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.slots < 1 or self.ageing <= 0:
+            raise ValueError(f"lane {self.rank} of {self.group!r}: slots must be at least 1 and ageing above 0")
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """At most `per_second` deliveries begun on average by one process, and `burst` at once."""
+
+    per_second: float
+    burst: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.per_second < float("inf") or self.burst < 1:
+            raise ValueError("a rate needs per_second above 0 and a burst of at least 1")
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutageGuard:
+    """When handling fails for every message, probe instead of burning attempts.
+
+    Args:
+        failures: that many counted retries in a row, of different messages, without one success begin an outage.
+        probe: seconds between two probes at first; doubles up to `longest`.
+        longest: see `probe`.
+    """
+
+    failures: int = 10
+    probe: float = 1.0
+    longest: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.failures < 1 or not 0 < self.probe <= self.longest:
+            raise ValueError("an outage guard needs failures >= 1 and 0 < probe <= longest")
 
 
 @final
@@ -26,11 +114,19 @@ class WorkSubscription:
     """One durable queue ``<namespace>.<name>`` whose consumers compete.
 
     Args:
-        name: topic words, without reserved first or last words (``reply watch unrouted``; ``dlq``, ``delay``).
+        name: topic words, without reserved words (first: ``reply watch unrouted discarded``; anywhere: ``dlq delay``).
         patterns: what it receives.
         prefetch: deliveries a process holds at most.
         concurrency: deliveries a process handles at the same time, at most `prefetch`; None means `prefetch`.
         retry: what a counted Retry leads to.
+        ordered: messages of one key one after another; None for no order.
+        lane: slots shared with other subscriptions; None for its own.
+        rate: how many deliveries a process begins per second; None for no limit.
+        guard: what happens when handling fails for every message; None for nothing.
+        remember: seconds for which the ids of handled messages are remembered, so that a copy is acknowledged without
+            being handled again; None for not at all (handlers that are idempotent by themselves).
+
+    Queue and providers know `prefetch`, `concurrency` and `retry`; the others are kept by the host around its handler.
     """
 
     name: str
@@ -38,6 +134,11 @@ class WorkSubscription:
     prefetch: int = 100
     concurrency: int | None = None
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    ordered: Ordered | None = None
+    lane: Lane | None = None
+    rate: Rate | None = None
+    guard: OutageGuard | None = field(default_factory=OutageGuard)
+    remember: float | None = None
 
     def __post_init__(self) -> None:
         words = check_topic(self.name).split(".")
@@ -49,6 +150,8 @@ class WorkSubscription:
             check_pattern(pattern)
         if self.prefetch < 1 or (self.concurrency is not None and self.concurrency < 1):
             raise ValueError(f"subscription {self.name!r}: prefetch and concurrency must be at least 1")
+        if self.remember is not None and self.remember <= 0:
+            raise ValueError(f"subscription {self.name!r}: remember must be above 0 seconds")
 
     @property
     def parallelism(self) -> int:
@@ -61,7 +164,8 @@ class WorkSubscription:
 class WatchSubscription:
     """One exclusive transient queue for this process; without patterns it receives only what is sent to its address.
 
-    A handler's Retry or DeadLetter is logged and the message is dropped: nothing of a watcher outlives it.
+    A handler's Retry or DeadLetter is logged and the message is dropped: nothing of a watcher outlives it. At most
+    `WATCH_LIMIT` messages wait for it.
     """
 
     name: str

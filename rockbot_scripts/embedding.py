@@ -5,12 +5,14 @@ The service imports nothing of the host; what it is given is described here by i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from rockbot_messaging.clock import Clock
 from rockbot_messaging.ledger import ResultLedger
 from rockbot_messaging.ports import MessageBus
+from rockbot_messaging.regulation import Regulation
+from rockbot_messaging.subscriptions import WorkSubscription
 from rockbot_scripts.service import ScriptService
 from rockbot_scripts.settings import ScriptSettings
 from rockbot_scripts.wasm.pool import WasmPool
@@ -39,6 +41,12 @@ class Surroundings(Protocol):
     @property
     def namespace(self) -> str: ...
 
+    @property
+    def regulation(self) -> Regulation: ...
+
+    @property
+    def configure(self) -> Callable[[WorkSubscription], WorkSubscription]: ...
+
 
 def service(section: Mapping[str, Any], surroundings: Surroundings) -> ScriptService:
     """Make the service from its section of the settings; nothing is started.
@@ -56,4 +64,6 @@ def service(section: Mapping[str, Any], surroundings: Surroundings) -> ScriptSer
         owner=surroundings.owner,
         source=surroundings.source,
         namespace=surroundings.namespace,
+        regulation=surroundings.regulation,
+        configure=surroundings.configure,
     )

@@ -11,17 +11,18 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, final
 
 from rockbot_messaging.calls import CallBusy, CallRefused, LedgeredCalls
 from rockbot_messaging.clock import Clock
 from rockbot_messaging.envelope import SCHEMA_VERSION, MessageEnvelope
-from rockbot_messaging.errors import BodyTooLarge, MessagingError, Unroutable
+from rockbot_messaging.errors import BodyTooLarge, HeadersTooLarge, MessagingError, Unroutable
 from rockbot_messaging.ledger import ResultLedger
-from rockbot_messaging.notices import tell_who_waits
 from rockbot_messaging.ports import Consumption, MessageBus
+from rockbot_messaging.regulation import Regulation
+from rockbot_messaging.settlement import failing_for
 from rockbot_messaging.subscriptions import WorkSubscription
 from rockbot_messaging.verdicts import Ack, DeadLetter, Retry, Verdict
 from rockbot_scripts.contract import LANGUAGES, ScriptInvoke, ScriptResult, invoke_topic
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two looks at a request that a newer release wrote, and how many before it is dead: 15 minutes.
 _UPGRADE_POLL: Final = 30.0
-_UPGRADE_LOOKS: Final = 30
+_UPGRADE_WINDOW: Final = 15 * 60
 
 _EXPIRED: Final = "The script was not run: the deadline of its request had passed before it could start."
 
@@ -55,11 +56,17 @@ def subscriptions(settings: ScriptSettings) -> tuple[WorkSubscription, ...]:
     )
 
 
+def _as_it_is(subscription: WorkSubscription) -> WorkSubscription:
+    return subscription
+
+
 @final
 class ScriptService:
     """Consumes, runs, answers. `prepare` then `start` on an open bus; `stop` drains.
 
     `owner` names this process in the ledger, `source` in the envelopes it sends; queues of ours begin with `namespace`.
+    `regulation` goes around the handling of every delivery (None: one without marks and counts), `configure` has the last
+    word on each subscription.
     """
 
     def __init__(
@@ -73,6 +80,8 @@ class ScriptService:
         owner: str,
         source: str = "rockbot-scripts",
         namespace: str = "rockbot",
+        regulation: Regulation | None = None,
+        configure: Callable[[WorkSubscription], WorkSubscription] = _as_it_is,
     ) -> None:
         self._namespace = namespace
         self._runner = runner
@@ -88,8 +97,8 @@ class ScriptService:
         self._clock = clock
         self._source = source
         self._call_log: Path | None = settings.call_log
-        self._subscriptions = subscriptions(settings)
-        self._by_topic = {pattern: item for item in self._subscriptions for pattern in item.patterns}
+        self._subscriptions = tuple(configure(item) for item in subscriptions(settings))
+        self._regulation = regulation or Regulation(clock=clock, publish=bus.publisher.publish, source=source)
         self._consumptions: list[Consumption] = []
         self._running: dict[tuple[str, str], tuple[str | None, asyncio.Event]] = {}
         self._prepared = False
@@ -110,13 +119,15 @@ class ScriptService:
         await self.prepare()
         await self._bus.declare(self._subscriptions)
         for subscription in self._subscriptions:
-            self._consumptions.append(await self._bus.subscriber.subscribe(subscription, self.handle))
+            handler = self._regulation.around(subscription, self.handle)
+            self._consumptions.append(await self._bus.subscriber.subscribe(subscription, handler))
 
     async def stop(self, *, timeout: float) -> int:
         """Consume no more, let runs in hand end within `timeout` seconds, end the workers.
 
         Returns how many deliveries were handed back unfinished; another process will run them.
         """
+        self._regulation.drain()  # what only waits need not be waited for
         consumptions, self._consumptions = self._consumptions, []
         returned = await asyncio.gather(*(item.stop(timeout=timeout) for item in consumptions))
         await self._runner.close()
@@ -142,25 +153,9 @@ class ScriptService:
         return len(found)
 
     async def handle(self, envelope: MessageEnvelope) -> Verdict:
-        """Handle one delivery; the answer is stored by the broker before the verdict is given.
-
-        A request that ends as a dead letter is told to its return address first.
-        """
-        verdict = await self._verdict(envelope)
-        subscription = self._by_topic.get(envelope.topic, self._subscriptions[0])
-        return await tell_who_waits(
-            envelope,
-            verdict,
-            subscription.retry,
-            publish=self._bus.publisher.publish,
-            subscription=subscription.name,
-            source=self._source,
-            now_ms=self._clock.now_ms(),
-        )
-
-    async def _verdict(self, envelope: MessageEnvelope) -> Verdict:
+        """Handle one delivery; the answer is stored by the broker before the verdict is given."""
         if envelope.schema_version > SCHEMA_VERSION + 1:
-            return _await_upgrade(envelope)
+            return _await_upgrade(envelope, self._clock.now_ms())
         try:
             invoke = read_request(envelope, namespace=self._namespace)
         except InvalidRequest as wrong:
@@ -219,17 +214,17 @@ class ScriptService:
                 logger.warning("nobody waits for a script's result any more: %s", failure)
                 return Ack()
             return Retry(reason=f"the result cannot be delivered: {failure}", error_type="Unroutable")
-        except BodyTooLarge as failure:
-            return DeadLetter(reason=f"the result cannot be sent: {failure}", error_type="BodyTooLarge")
+        except (BodyTooLarge, HeadersTooLarge) as failure:
+            return DeadLetter(reason=f"the result cannot be sent: {failure}", error_type=type(failure).__name__)
         except MessagingError as failure:
             return Retry(reason=f"the result was not sent: {failure}", error_type=type(failure).__name__)
         return Ack()
 
 
-def _await_upgrade(envelope: MessageEnvelope) -> Verdict:
+def _await_upgrade(envelope: MessageEnvelope, now_ms: int) -> Verdict:
     reason = f"schema version {envelope.schema_version} is newer than this release reads ({SCHEMA_VERSION + 1})"
-    if envelope.handbacks >= _UPGRADE_LOOKS:
-        reason = f"{reason}; no service could handle it in {envelope.handbacks} tries"
+    if failing_for(envelope, now_ms) >= _UPGRADE_WINDOW:
+        reason = f"{reason}; no service could handle it for {_UPGRADE_WINDOW // 60} minutes"
         return DeadLetter(reason=reason, error_type="NewerRelease")
     return Retry(after=_UPGRADE_POLL, reason=reason, counted=False)
 

@@ -20,12 +20,12 @@ from rockbot.cli.messages import show_answer
 from rockbot.cli.render import Block, Facts
 from rockbot.cli.views import step_line
 from rockbot.events.tasks import AgentResponse
+from rockbot.letters.models import LetterFilter, LetterRow
 from rockbot.operator import Operator
 from rockbot.operators.faults import ExitCode, InvalidRequest, TimedOut
-from rockbot.operators.models import LetterSummary
 from rockbot.settings import Settings
 from rockbot_messaging.clock import Clock, SystemClock
-from rockbot_messaging.errors import BodyTooLarge, InvalidTopic, Unroutable
+from rockbot_messaging.errors import BodyTooLarge, HeadersTooLarge, InvalidTopic, Unroutable
 
 __all__ = ["Feeder"]
 
@@ -35,8 +35,8 @@ _TASK_TIMEOUT: Final = 300.0
 _SETTLE_TIME: Final = 3.0
 _LOOK: Final = 0.02
 #: What is wrong with one line and says nothing about the next one.
-_REFUSED: Final = (Unroutable, InvalidTopic, InvalidRequest, BodyTooLarge)
-#: Letters of a queue that are looked at, the newest.
+_REFUSED: Final = (Unroutable, InvalidTopic, InvalidRequest, BodyTooLarge, HeadersTooLarge)
+#: Letters that are told, the newest.
 _LETTERS: Final = 100
 
 
@@ -141,16 +141,13 @@ class Feeder:
                 return _Publish(value["topic"], content.encode(), str(value.get("type", "")))
         return _Publish(topics.task(self._settings.default_agent), line, "")
 
-    async def _letters(self, since_ms: int) -> list[LetterSummary]:
+    async def _letters(self, since_ms: int) -> list[LetterRow]:
         """What died since then; waits a little for messages whose end nobody announces."""
         until = asyncio.get_running_loop().time() + _SETTLE_TIME
+        desk = self._operator.dead_letters
         while True:
-            letters: list[LetterSummary] = []
-            for queue in await self._operator.queues():
-                if queue.depth:
-                    newest = max(0, queue.depth - _LETTERS)
-                    letters += await self._operator.letters(queue.subscription, limit=_LETTERS, offset=newest)
-            letters = [letter for letter in letters if letter.at_ms >= since_ms]
+            page = await desk.find(LetterFilter(since_ms=since_ms), limit=_LETTERS, order="newest")
+            letters = sorted(page.letters, key=lambda letter: letter.at_ms)
             if self._published <= {letter.id for letter in letters} or asyncio.get_running_loop().time() > until:
                 return letters
             await asyncio.sleep(_LOOK)
@@ -159,7 +156,7 @@ class Feeder:
         """A command line as it has to be typed to reach this host's successor."""
         return line.replace("rockbot", f"rockbot{self._call.address_flags}", 1)
 
-    def _show(self, letters: list[LetterSummary]) -> None:
+    def _show(self, letters: list[LetterRow]) -> None:
         if not letters:
             self._screen.say("no dead letters", "good")
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,13 @@ if TYPE_CHECKING:
     from rockbot.settings import Settings
 
 __all__ = ["register"]
+
+
+class FailOn(StrEnum):
+    """What `doctor` takes for a problem besides failed checks."""
+
+    DEAD_LETTERS = "dead-letters"
+    WARNINGS = "warnings"
 
 
 def register(app: typer.Typer) -> None:
@@ -46,21 +54,31 @@ async def pipeline(call: Invocation) -> None:
 
 async def doctor(
     call: Invocation,
-    strict: Annotated[bool, typer.Option("--strict", help="Warnings count as problems.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="The same as --fail-on warnings.")] = False,
+    fail_on: Annotated[
+        FailOn | None,
+        typer.Option("--fail-on", help="Exit with 6 also for these: for monitoring.", show_default=False),
+    ] = None,
 ) -> int:
     """Look for what is wrong, and say what to do. Exits with 6 when a check fails."""
     from rockbot.cli.views import diagnosis_blocks
+    from rockbot.operators.checks import DEAD_LETTERS
     from rockbot.operators.faults import ExitCode
     from rockbot.operators.models import Diagnosis
     from rockbot.operators.probes import model_probes, python_probe
 
     settings = call.settings()
     checks = [python_probe(), *_composition(settings), *model_probes(settings), *await _host(call, settings)]
-    checks += await _state(settings)
+    checks += [*await _broker(settings), *await _state(settings)]
     found = Diagnosis(checks=tuple(checks))
     call.screen.show(found.checks, diagnosis_blocks(found))
-    bad = ("fail", "warn") if strict else ("fail",)
-    return ExitCode.PROBLEMS if found.worst in bad else ExitCode.OK
+    warnings = strict or fail_on is FailOn.WARNINGS
+    bad = any(
+        item.status == "fail"
+        or (item.status == "warn" and (warnings or (fail_on is not None and item.name == DEAD_LETTERS)))
+        for item in found.checks
+    )
+    return ExitCode.PROBLEMS if bad else ExitCode.OK
 
 
 def _composition(settings: Settings) -> list[Check]:
@@ -98,6 +116,18 @@ async def _host(call: Invocation, settings: Settings) -> list[Check]:
     except (MessagingError, ConfigError) as exc:
         advice = "check --broker (ROCKBOT_BROKER_URL), user, password and network"
         return [Check(name=name, status="fail", detail=str(exc), advice=advice)]
+
+
+async def _broker(settings: Settings) -> list[Check]:
+    """What can be said of the broker itself, also when no bus can be opened on it."""
+    from rockbot.buses import is_embedded
+    from rockbot.errors import ConfigError
+    from rockbot.operators.broker_checks import broker_checks
+
+    try:
+        return [] if is_embedded(settings) else await broker_checks(settings)
+    except ConfigError:
+        return []  # another check has told what is wrong with the settings
 
 
 async def _state(settings: Settings) -> list[Check]:

@@ -116,6 +116,11 @@ class Screen:
         if not self.json:
             self._line(sys.stderr, printable(text), tone)
 
+    def ask(self, question: str) -> None:
+        """A question, with the cursor behind it; also with ``--json``, because somebody has to answer."""
+        sys.stderr.write(printable(question))
+        sys.stderr.flush()
+
     def signal(self, model: BaseModel, text: str, tone: Tone = "") -> None:
         """Something that happens meanwhile: a JSON line or a line of text, on standard error."""
         if self.json:
@@ -164,10 +169,10 @@ def _plain(block: Block) -> str:
             lines = [
                 f"{label:<{width}}  {value.replace(chr(10), chr(10) + ' ' * (width + 2))}" for label, value in pairs
             ]
-            return "\n".join([*([block.title] if block.title else []), *lines])
+            return "\n".join([*([printable(block.title)] if block.title else []), *lines])
         case Prose():
             text = printable(block.text).rstrip("\n")
-            return f"{block.title}\n{text}" if block.title else text
+            return f"{printable(block.title)}\n{text}" if block.title else text
 
 
 def _plain_grid(block: Grid) -> str:
@@ -176,7 +181,7 @@ def _plain_grid(block: Grid) -> str:
     rows = [[printable(cell).replace("\n", " ") for cell in row] for row in (block.columns, *block.rows)]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*([block.title] if block.title else []), *lines])
+    return "\n".join([*([printable(block.title)] if block.title else []), *lines])
 
 
 def _pretty(console: Console, block: Block) -> None:
@@ -184,7 +189,7 @@ def _pretty(console: Console, block: Block) -> None:
     from rich.text import Text
 
     if block.title and not (isinstance(block, Grid) and not block.rows):
-        console.print(Text(block.title, style="bold"))
+        console.print(Text(printable(block.title), style="bold"))
     renderable: Any
     match block:
         case Grid() if not block.rows:

@@ -19,11 +19,9 @@ __all__ = [
     "VERSION",
     "AskLine",
     "AskRequest",
-    "DiscardRequest",
     "ErrorBody",
     "Health",
     "PublishRequest",
-    "ReplayRequest",
     "request_limit",
 ]
 
@@ -31,8 +29,8 @@ __all__ = [
 VERSION: Final = "v1"
 #: A stream of JSON values, one a line.
 MEDIA_TYPE_LINES: Final = "application/x-ndjson"
-#: What a request holds besides a body: topic, headers, ids.
-_ROOM: Final = 64 * 1024
+#: What a request holds besides a body: topic, headers, ids, or a few letters to import.
+_ROOM: Final = 4 << 20
 
 
 def request_limit(max_body_bytes: int) -> int:
@@ -58,7 +56,10 @@ class PublishRequest(_Given):
     @property
     def bytes(self) -> bytes:
         """The message's body."""
-        return _decoded(self.body, self.body_encoding)
+        try:
+            return body_bytes(self.body, self.body_encoding)
+        except ValueError:
+            raise InvalidRequest("the body is announced as base64 and is not") from None
 
 
 class AskRequest(_Given):
@@ -67,24 +68,6 @@ class AskRequest(_Given):
     text: str = Field(min_length=1)
     conversation_id: str | None = Field(default=None, min_length=1, max_length=200)
     timeout: float | None = Field(default=None, gt=0, le=30 * 86400)
-
-
-class ReplayRequest(_Given):
-    """Send a letter on; `body` None leaves it as it is."""
-
-    body: str | None = None
-    body_encoding: BodyEncoding = "utf-8"
-
-    @property
-    def bytes(self) -> bytes | None:
-        """The new body, if there is one."""
-        return None if self.body is None else _decoded(self.body, self.body_encoding)
-
-
-class DiscardRequest(_Given):
-    """Remove a letter for good."""
-
-    reason: str = Field(min_length=1, max_length=1000)
 
 
 class Health(BaseModel):
@@ -122,10 +105,3 @@ class ErrorLine(BaseModel):
 
 
 AskLine = Annotated[StatusLine | ResponseLine | ErrorLine, Field(discriminator="kind")]
-
-
-def _decoded(text: str, encoding: BodyEncoding) -> bytes:
-    try:
-        return body_bytes(text, encoding)
-    except ValueError:
-        raise InvalidRequest("the body is announced as base64 and is not") from None

@@ -5,33 +5,33 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from rockbot import __version__
 from rockbot.events.tasks import AgentResponse
+from rockbot.gateway.actions import Actions
 from rockbot.gateway.api import (
     MEDIA_TYPE_LINES,
     VERSION,
     AskRequest,
-    DiscardRequest,
     ErrorBody,
     ErrorLine,
     Health,
     PublishRequest,
-    ReplayRequest,
     ResponseLine,
     StatusLine,
     request_limit,
 )
+from rockbot.gateway.letters_routes import letter_routes
 from rockbot.gateway.limits import BodyLimit
 from rockbot.operator import Operator
 from rockbot.operators.faults import FAULTS, Problem, fault_of, problem_of
-from rockbot.operators.models import Diagnosis, LetterDetail, LetterSummary, Pipeline, PublishedMessage, QueueInfo
+from rockbot.operators.models import Diagnosis, Pipeline, PublishedMessage
 
 __all__ = ["create_app"]
 
@@ -40,8 +40,9 @@ logger = logging.getLogger(__name__)
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 
 
-def create_app(operator: Operator, *, max_body_bytes: int = 16 << 20) -> FastAPI:
-    """The application. `max_body_bytes` bounds a message's body; the operator stays the caller's to close."""
+def create_app(operator: Operator, *, max_body_bytes: int = 16 << 20, actions: Actions | None = None) -> FastAPI:
+    """The application. `max_body_bytes` bounds a message's body, `actions` are told what outlives a request; the operator
+    stays the caller's to close."""
     app = FastAPI(
         title="RockBot gateway",
         version=__version__,
@@ -52,6 +53,8 @@ def create_app(operator: Operator, *, max_body_bytes: int = 16 << 20) -> FastAPI
     )
     app.add_middleware(BodyLimit, limit=request_limit(max_body_bytes))
     app.include_router(_routes(operator), prefix=f"/{VERSION}")
+    letters = letter_routes(operator, actions or Actions(), failed=_log_unforeseen)
+    app.include_router(letters, prefix=f"/{VERSION}")
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     for error in {fault.error for fault in FAULTS}:
@@ -85,35 +88,6 @@ def _routes(operator: Operator) -> APIRouter:
     async def ask(agent: str, request: AskRequest) -> StreamingResponse:
         """Give an agent a task: a stream of JSON lines, the answer or an error last."""
         return StreamingResponse(_lines(operator, agent, request), media_type=MEDIA_TYPE_LINES)
-
-    @routes.get("/queues")
-    async def queues() -> list[QueueInfo]:
-        """Dead-letter queues."""
-        return await operator.queues()
-
-    @routes.get("/queues/{queue}/letters")
-    async def letters(
-        queue: str,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 50,
-        offset: Annotated[int, Query(ge=0)] = 0,
-    ) -> list[LetterSummary]:
-        """Dead letters, oldest first."""
-        return await operator.letters(queue, limit=limit, offset=offset)
-
-    @routes.get("/queues/{queue}/letters/{letter_id}")
-    async def letter(queue: str, letter_id: str) -> LetterDetail:
-        """One dead letter."""
-        return await operator.letter(queue, letter_id)
-
-    @routes.post("/queues/{queue}/letters/{letter_id}/replay", status_code=202)
-    async def replay(queue: str, letter_id: str, request: ReplayRequest) -> PublishedMessage:
-        """Send a dead letter on."""
-        return await operator.replay(queue, letter_id, body=request.bytes)
-
-    @routes.post("/queues/{queue}/letters/{letter_id}/discard")
-    async def discard(queue: str, letter_id: str, request: DiscardRequest) -> LetterSummary:
-        """Remove a dead letter for good."""
-        return await operator.discard(queue, letter_id, reason=request.reason)
 
     @routes.get("/pipeline")
     async def pipeline() -> Pipeline:

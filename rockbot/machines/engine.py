@@ -16,14 +16,15 @@ from typing import Final, Generic, TypeVar, final
 from rockbot.context import Context, Emission
 from rockbot.events.event import Event
 from rockbot.machines.machine import Command, Decision, Input, Machine, advance, fold
+from rockbot.outbox import emission_of
 from rockbot.state.keys import Key
 from rockbot.state.ports import Append, IndexRow, Loaded, OutboxRow, StateStore, Timer, VersionConflict
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.errors import BodyTooLarge
-from rockbot_messaging.packing import pack, unpack
+from rockbot_messaging.packing import pack
 from rockbot_messaging.ports import Door
 
-__all__ = ["Engine", "emission_of"]
+__all__ = ["Engine"]
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -175,11 +176,6 @@ class Engine(Generic[S, R]):
             await self._store.mark_sent(ids)
 
         context.after_publish.append(mark)
-
-
-def emission_of(row: OutboxRow) -> Emission:
-    """An outbox row as a message to send."""
-    return Emission(unpack(row.message), Door(row.door), row.address)
 
 
 def _envelope(context: Context, command: Command) -> MessageEnvelope:

@@ -12,11 +12,18 @@ from collections.abc import Awaitable, Callable
 from typing import Final, final
 
 from rockbot.context import Emission
-from rockbot.machines.engine import emission_of
+from rockbot.outbox import emission_of
 from rockbot.outgoing import Outgoing
 from rockbot.state.keys import key
 from rockbot.state.ports import StateError, StateStore
-from rockbot_messaging.errors import BodyTooLarge, InvalidTopic, MessagingError, Undecodable, Unroutable
+from rockbot_messaging.errors import (
+    BodyTooLarge,
+    HeadersTooLarge,
+    InvalidTopic,
+    MessagingError,
+    Undecodable,
+    Unroutable,
+)
 from rockbot_messaging.packing import unpack
 
 __all__ = ["OutboxRecovery", "TimerSweeper", "repeat"]
@@ -26,7 +33,7 @@ logger = logging.getLogger(__name__)
 #: Rows read at once.
 _BATCH: Final = 100
 #: What is wrong with one message and says nothing of the next.
-_ITS_OWN: Final = (BodyTooLarge, InvalidTopic, Undecodable, Unroutable)
+_ITS_OWN: Final = (BodyTooLarge, HeadersTooLarge, InvalidTopic, Undecodable, Unroutable)
 
 
 @final

@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from types import MappingProxyType
 from typing import Final, final
 
+from rockbot.letters.desk import LetterDesk
 from rockbot.operator import AskEvent
 from rockbot.operators.asking import ask
 from rockbot.operators.checks import Probe, bus_checks, letter_checks, run_probes
 from rockbot.operators.faults import InvalidRequest, OperatorError
-from rockbot.operators.models import Diagnosis, LetterDetail, LetterSummary, Pipeline, PublishedMessage, QueueInfo
+from rockbot.operators.models import Diagnosis, Pipeline, PublishedMessage
+from rockbot.state.ports import StateError
 from rockbot_messaging.clock import Clock, IdSource
 from rockbot_messaging.envelope import HeaderValue, MessageEnvelope
 from rockbot_messaging.errors import MessagingError, Unroutable
@@ -30,6 +32,7 @@ class BusOperator:
 
     Args:
         bus: opened by the caller; `close` closes it only through `on_close`.
+        dead_letters: the desk over that bus, or why there is none; None when nobody will ask for it.
         pipeline: how the host is composed; None when this process does not know.
         probes: further checks for `doctor`.
         on_close: awaited by `close`.
@@ -42,6 +45,7 @@ class BusOperator:
         clock: Clock,
         ids: IdSource,
         source: str = "rockbot-cli",
+        dead_letters: LetterDesk | StateError | None = None,
         pipeline: Pipeline | None = None,
         probes: Sequence[Probe] = (),
         on_close: Callable[[], Awaitable[None]] | None = None,
@@ -50,9 +54,18 @@ class BusOperator:
         self._clock = clock
         self._ids = ids
         self._source = source
+        self._dead_letters = dead_letters
         self._pipeline = pipeline
         self._probes = tuple(probes)
         self._on_close = on_close
+
+    @property
+    def dead_letters(self) -> LetterDesk:
+        if self._dead_letters is None:
+            raise OperatorError("this operator was opened without dead letters")
+        if isinstance(self._dead_letters, StateError):
+            raise self._dead_letters
+        return self._dead_letters
 
     async def publish(
         self,
@@ -91,7 +104,7 @@ class BusOperator:
                 topic,
                 f"nobody receives topic {topic!r}. The message was kept: rockbot dlq show {UNROUTED} {envelope.message_id}",
             ) from None
-        return _published(envelope)
+        return PublishedMessage.of(envelope)
 
     def ask(
         self, agent: str, text: str, *, conversation_id: str | None = None, timeout: float | None = None
@@ -107,30 +120,15 @@ class BusOperator:
             timeout=timeout,
         )
 
-    async def queues(self) -> list[QueueInfo]:
-        return [QueueInfo.of(queue) for queue in await self._bus.dead_letters.queues()]
-
-    async def letters(self, queue: str, *, limit: int = 50, offset: int = 0) -> list[LetterSummary]:
-        letters = await self._bus.dead_letters.letters(queue, limit=limit, offset=offset)
-        return [LetterSummary.of(letter, queue) for letter in letters]
-
-    async def letter(self, queue: str, letter_id: str) -> LetterDetail:
-        return LetterDetail.of(await self._bus.dead_letters.letter(queue, letter_id), queue)
-
-    async def replay(self, queue: str, letter_id: str, *, body: bytes | None = None) -> PublishedMessage:
-        return _published(await self._bus.dead_letters.replay(queue, letter_id, body=body))
-
-    async def discard(self, queue: str, letter_id: str, *, reason: str) -> LetterSummary:
-        return LetterSummary.of(await self._bus.dead_letters.discard(queue, letter_id, reason=reason), queue)
-
     async def pipeline(self) -> Pipeline:
         if self._pipeline is None:
             raise OperatorError("this process does not know how the host is composed")
         return self._pipeline
 
     async def doctor(self) -> Diagnosis:
-        checks = [*bus_checks(self._bus), *await letter_checks(self._bus), *await run_probes(self._probes)]
-        return Diagnosis(checks=tuple(checks))
+        desk = None if isinstance(self._dead_letters, StateError) else self._dead_letters
+        letters = await letter_checks(self._bus.dead_letters, desk)
+        return Diagnosis(checks=(*bus_checks(self._bus), *letters, *await run_probes(self._probes)))
 
     async def close(self) -> None:
         if self._on_close is not None:
@@ -140,15 +138,6 @@ class BusOperator:
 
 def _unsendable(exc: ValueError) -> str:
     return "a name or value is no text that UTF-8 can carry" if isinstance(exc, UnicodeError) else str(exc)
-
-
-def _published(envelope: MessageEnvelope) -> PublishedMessage:
-    return PublishedMessage(
-        message_id=envelope.message_id,
-        topic=envelope.topic,
-        correlation_id=envelope.correlation_id,
-        conversation_id=envelope.conversation_id,
-    )
 
 
 def _content_type(body: bytes) -> str:

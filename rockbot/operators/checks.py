@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from datetime import UTC, datetime
 from typing import Final
 
+from rockbot.letters.desk import LetterDesk
+from rockbot.letters.models import QueueSummary
 from rockbot.operators.faults import problem_of
 from rockbot.operators.models import Check
-from rockbot_messaging.ports import MessageBus
+from rockbot.state.ports import StateError
+from rockbot_messaging.ports import DeadLetters, MessageBus
 
-__all__ = ["Probe", "bus_checks", "letter_checks", "run_probes"]
+__all__ = ["DEAD_LETTERS", "Probe", "bus_checks", "letter_checks", "run_probes"]
 
 #: One more thing to look at.
 Probe = Callable[[], Awaitable[Check]]
 
+#: Name of the checks that count dead letters.
+DEAD_LETTERS: Final = "dead letters"
 #: Seconds that a subscription may be without a consumer before that is a failure rather than a reconnect.
 _IDLE_LIMIT: Final = 60.0
 
@@ -37,26 +43,40 @@ def bus_checks(bus: MessageBus) -> list[Check]:
     return checks
 
 
-async def letter_checks(bus: MessageBus) -> list[Check]:
-    """Whether messages wait for a person."""
+async def letter_checks(broker: DeadLetters, desk: LetterDesk | None) -> list[Check]:
+    """Whether messages wait for a person: counts from the desk, or the broker's alone when there is no desk."""
     try:
-        queues = await bus.dead_letters.queues()
+        queues = await _summaries(broker, desk)
     except Exception as exc:
-        return [
-            Check(name="dead letters", status="fail", detail=problem_of(exc).message, advice="see the broker check")
-        ]
+        return [Check(name=DEAD_LETTERS, status="fail", detail=problem_of(exc).message, advice="see the broker check")]
     waiting = [queue for queue in queues if queue.depth]
     if not waiting:
-        return [Check(name="dead letters", status="ok", detail="none")]
+        return [Check(name=DEAD_LETTERS, status="ok", detail="none")]
     return [
-        Check(
-            name="dead letters",
-            status="warn",
-            detail=f"{queue.depth} in {queue.name}",
-            advice=f"rockbot dlq list {queue.subscription}",
-        )
+        Check(name=DEAD_LETTERS, status="warn", detail=_detail(queue), advice=f"rockbot dlq list {queue.subscription}")
         for queue in waiting
     ]
+
+
+async def _summaries(broker: DeadLetters, desk: LetterDesk | None) -> list[QueueSummary]:
+    if desk is not None:
+        try:
+            return await desk.queues()
+        except StateError:
+            pass  # another check says that the state is gone; the letters are there all the same
+    return [
+        QueueSummary(name=queue.name, subscription=queue.subscription, depth=queue.depth)
+        for queue in await broker.queues()
+    ]
+
+
+def _detail(queue: QueueSummary) -> str:
+    parts = [f"{queue.depth} in {queue.name}"]
+    if queue.per_hour:
+        parts.append(f"{queue.per_hour} in the last hour")
+    if queue.oldest_ms:
+        parts.append(f"the oldest since {datetime.fromtimestamp(queue.oldest_ms / 1000, UTC):%Y-%m-%d %H:%M:%SZ}")
+    return ", ".join(parts)
 
 
 async def run_probes(probes: Iterable[Probe]) -> list[Check]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from rockbot_messaging.envelope import HeaderValue
-from rockbot_messaging.letters import DeadLetterQueue, Letter
-from rockbot_messaging.subscriptions import Subscription, WorkSubscription
+from rockbot_messaging.envelope import HeaderValue, MessageEnvelope
+from rockbot_messaging.letters import Letter
+from rockbot_messaging.retries import span
+from rockbot_messaging.subscriptions import Lane, Ordered, OutageGuard, Rate, Subscription, WorkSubscription
 
 __all__ = [
     "BodyEncoding",
@@ -23,7 +25,6 @@ __all__ = [
     "LetterSummary",
     "Pipeline",
     "PublishedMessage",
-    "QueueInfo",
     "SubscriptionInfo",
     "body_bytes",
     "body_text",
@@ -62,18 +63,15 @@ class PublishedMessage(_Told):
     correlation_id: str | None = None
     conversation_id: str | None = None
 
-
-class QueueInfo(_Told):
-    """A dead-letter queue. `subscription` is the short name that every command takes."""
-
-    name: str
-    subscription: str
-    depth: int
-
     @classmethod
-    def of(cls, queue: DeadLetterQueue) -> QueueInfo:
-        """The same, for operators."""
-        return cls(name=queue.name, subscription=queue.subscription, depth=queue.depth)
+    def of(cls, envelope: MessageEnvelope) -> PublishedMessage:
+        """The message without its body."""
+        return cls(
+            message_id=envelope.message_id,
+            topic=envelope.topic,
+            correlation_id=envelope.correlation_id,
+            conversation_id=envelope.conversation_id,
+        )
 
 
 class LetterSummary(_Told):
@@ -92,7 +90,7 @@ class LetterSummary(_Told):
     @property
     def replay_command(self) -> str:
         """The command that sends it on as it is."""
-        return f"rockbot dlq replay {self.queue} {self.id}"
+        return f"rockbot dlq replay {shlex.quote(self.queue)} {shlex.quote(self.id)}"
 
     @classmethod
     def of(cls, letter: Letter, queue: str) -> LetterSummary:
@@ -185,7 +183,11 @@ class FailureEntry(_Told):
 
 
 class SubscriptionInfo(_Told):
-    """What a host receives, or (`consumed` false) what it sends to and somebody else consumes."""
+    """What a host receives, or (`consumed` false) what it sends to and somebody else consumes.
+
+    `retry` is the retry policy in a line, `retry_table` its lines in full. `order`, `lane`, `rate` and `guard` are told in
+    words, empty where there is none; `remember` is for how long (seconds) handled messages are remembered.
+    """
 
     name: str
     kind: Literal["work", "watch"]
@@ -194,7 +196,13 @@ class SubscriptionInfo(_Told):
     prefetch: int
     concurrency: int | None = None
     retry: str = ""
+    retry_table: tuple[str, ...] = ()
     dead_letters: str = ""
+    order: str = ""
+    lane: str = ""
+    rate: str = ""
+    guard: str = ""
+    remember: float | None = None
 
     @classmethod
     def of(cls, subscription: Subscription, *, consumed: bool, namespace: str) -> SubscriptionInfo:
@@ -207,8 +215,14 @@ class SubscriptionInfo(_Told):
                 patterns=subscription.patterns,
                 prefetch=subscription.prefetch,
                 concurrency=subscription.parallelism,
-                retry=subscription.retry.describe(),
+                retry=subscription.retry.summary(),
+                retry_table=tuple(subscription.retry.describe().splitlines()),
                 dead_letters=f"{namespace}.{subscription.name}.dlq",
+                order=_order(subscription.ordered),
+                lane=_lane(subscription.lane),
+                rate=_rate(subscription.rate),
+                guard=_guard(subscription.guard),
+                remember=subscription.remember,
             )
         return cls(
             name=subscription.name,
@@ -217,6 +231,29 @@ class SubscriptionInfo(_Told):
             patterns=subscription.patterns,
             prefetch=subscription.prefetch,
         )
+
+
+def _order(ordered: Ordered | None) -> str:
+    if ordered is None:
+        return ""
+    dead = "holds up its key" if ordered.on_dead == "block" else "is skipped"
+    return f"by {ordered.by}; a dead letter {dead}"
+
+
+def _lane(lane: Lane | None) -> str:
+    if lane is None:
+        return ""
+    return f"rank {lane.rank} of {lane.group}, {lane.slots} slots together, a rank up every {span(lane.ageing)}"
+
+
+def _rate(rate: Rate | None) -> str:
+    return "" if rate is None else f"{rate.per_second:g} a second, {rate.burst} at once"
+
+
+def _guard(guard: OutageGuard | None) -> str:
+    if guard is None:
+        return ""
+    return f"after {guard.failures} failures in a row probes every {span(guard.probe)}, later {span(guard.longest)}"
 
 
 class Pipeline(_Told):

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Final
 
 from rockbot.buses import is_embedded, make_bus
 from rockbot.errors import MissingExtra
+from rockbot.letters.desk import LetterDesk
 from rockbot.operator import Operator
 from rockbot.operators.bus import BusOperator
 from rockbot.operators.models import Pipeline
 from rockbot.settings import Settings
+from rockbot.state.ports import StateError
 from rockbot_messaging.clock import RandomIds, SystemClock
-from rockbot_messaging.subscriptions import WorkSubscription
+from rockbot_messaging.ports import MessageBus
 
 if TYPE_CHECKING:
     from rockbot.container import HostContainer
+    from rockbot.operators.checks import Probe
     from rockbot.processes import Embedded
 
 __all__ = ["embedded_operator", "local_pipeline", "open_operator", "pipeline_of"]
@@ -30,7 +33,7 @@ async def open_operator(settings: Settings, *, composed: bool = False) -> AsyncI
     """An operator for the length of a block.
 
     `composed` says that dead letters or the pipeline will be asked for: over a broker this process then has to know the
-    host's subscriptions, and builds them from the settings.
+    host's subscriptions, which it builds from the settings, and opens the state store they name for the index of letters.
 
     Raises:
         ConfigError, MissingExtra, BrokerUnreachable. (A socket nobody listens on is found out by the first call.)
@@ -69,16 +72,19 @@ def local_pipeline(settings: Settings) -> Pipeline:
 
 def embedded_operator(embedded: Embedded) -> BusOperator:
     """The operator inside an embedded host; the host stays the caller's to close."""
+    from rockbot.operators.outage_checks import outage_probe
     from rockbot.operators.probes import service_probe, state_probe
 
     settings, container = embedded.settings, embedded.container
     probes = [state_probe(container.store(), settings.state_address)]
     probes += [service_probe(name, service) for name, service in embedded.services.items()]
+    probes.append(outage_probe(container.store()))
     return BusOperator(
         embedded.bus,
         clock=SystemClock(),
         ids=RandomIds(),
-        source=f"{settings.source}-cli",
+        source=_source(settings),
+        dead_letters=_desk(container, embedded.bus, settings),
         pipeline=pipeline_of(container, settings),
         probes=probes,
     )
@@ -94,16 +100,65 @@ def _socket_operator(settings: Settings) -> Operator:
 
 async def _bus_operator(settings: Settings, *, composed: bool) -> BusOperator:
     clock, ids = SystemClock(), RandomIds()
-    pipeline: Pipeline | None = None
-    work: tuple[WorkSubscription, ...] = ()
-    if composed:
-        from rockbot.container import known_work
-        from rockbot.processes import compose_host
+    if not composed:
+        bus = make_bus(settings, clock=clock, ids=ids, patience=_PATIENCE)
+        await bus.open()
+        return BusOperator(bus, clock=clock, ids=ids, source=_source(settings), on_close=bus.close)
+    from rockbot.container import known_work
+    from rockbot.operators.outage_checks import outage_probe
+    from rockbot.processes import compose_host
 
-        container = compose_host(settings)
-        pipeline, work = pipeline_of(container, settings), tuple(known_work(container))
-    bus = make_bus(settings, clock=clock, ids=ids, work=work, patience=_PATIENCE)
-    await bus.open()
+    container = compose_host(settings)
+    store = container.store()
+    bus = make_bus(settings, clock=clock, ids=ids, work=known_work(container), patience=_PATIENCE)
+
+    async def close() -> None:
+        await bus.close()
+        await store.close()
+
+    dead_letters: LetterDesk | StateError
+    probes: list[Probe] = []
+    try:
+        await store.open()
+        dead_letters = _desk(container, bus, settings)
+        probes.append(outage_probe(store))
+    except StateError as exc:
+        dead_letters = exc
+    try:
+        await bus.open()
+    except BaseException:
+        await close()
+        raise
     return BusOperator(
-        bus, clock=clock, ids=ids, source=f"{settings.source}-cli", pipeline=pipeline, on_close=bus.close
+        bus,
+        clock=clock,
+        ids=ids,
+        source=_source(settings),
+        dead_letters=dead_letters,
+        pipeline=pipeline_of(container, settings),
+        probes=probes,
+        on_close=close,
     )
+
+
+def _desk(container: HostContainer, bus: MessageBus, settings: Settings) -> LetterDesk:
+    """The dead-letter service of a composition, over `bus` and the composition's store."""
+    from rockbot.letters.service import LetterService
+
+    return LetterService(
+        letters=bus.dead_letters,
+        publisher=bus.publisher,
+        store=container.store(),
+        clock=container.clock(),
+        ids=container.ids(),
+        owner=container.owner(),
+        namespace=settings.namespace,
+        source=_source(settings),
+        registry=container.registry(),
+        measures=container.measures(),
+        settings=settings.letters,
+    )
+
+
+def _source(settings: Settings) -> str:
+    return f"{settings.source}-cli"

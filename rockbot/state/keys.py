@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NewType
 from urllib.parse import quote, unquote
 
-__all__ = ["Key", "Prefix", "call_key", "conversation_key", "key", "key_parts", "prefix", "task_key"]
+__all__ = ["Key", "Prefix", "call_key", "conversation_key", "handled_key", "key", "key_parts", "prefix", "task_key"]
 
 Key = NewType("Key", str)
 Prefix = NewType("Prefix", str)
@@ -55,3 +55,8 @@ def task_key(tenant: str, task_id: str) -> Key:
 def call_key(tenant: str, call_id: str) -> Key:
     """The ledger entry of a call."""
     return key(tenant, "call", call_id)
+
+
+def handled_key(tenant: str, subscription: str, message_id: str) -> Key:
+    """The mark that a subscription handled a message."""
+    return key(tenant, "handled", subscription, message_id)

@@ -6,17 +6,18 @@ transaction of the event loop.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Final, final
 
 from rockbot.state import rules
 from rockbot.state.keys import Key, Prefix
+from rockbot.state.memory_data import Data, Reserved, Stream
 from rockbot.state.ports import (
     ANY,
     Append,
+    Commit,
     Entry,
     Lease,
     Loaded,
@@ -26,6 +27,7 @@ from rockbot.state.ports import (
     Reservation,
     Snapshot,
     Timer,
+    Write,
     _Any,
 )
 from rockbot_messaging.clock import Clock
@@ -33,48 +35,6 @@ from rockbot_messaging.clock import Clock
 __all__ = ["MemoryStateStore"]
 
 _ADDRESS: Final = "memory://"
-_SWEEP_EVERY: Final = 256
-
-
-@dataclass(slots=True)
-class _Stream:
-    records: list[Record] = field(default_factory=list)
-    snapshot: Snapshot | None = None
-    handled: set[str] = field(default_factory=set)
-    outbox: dict[str, OutboxRow] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Outgoing:
-    row: OutboxRow
-    stream: _Stream
-    touched_ms: int
-    sends: int = 0
-    claimed_until_ms: int = 0
-
-
-@dataclass(slots=True)
-class _Reserved:
-    key: Key
-    amount: float
-    until_ms: int
-    settled: bool = False
-
-
-@dataclass(slots=True)
-class _Data:
-    """All there is. Versions and fencing tokens come from one counter, so that they grow over deletion and expiry."""
-
-    counter: int = 0
-    writes: int = 0
-    values: dict[str, tuple[Entry, int | None]] = field(default_factory=dict)
-    order: list[str] = field(default_factory=list)
-    streams: dict[str, _Stream] = field(default_factory=dict)
-    outbox: dict[str, _Outgoing] = field(default_factory=dict)
-    timers: dict[str, Timer] = field(default_factory=dict)
-    leases: dict[str, Lease] = field(default_factory=dict)
-    reserved: dict[str, _Reserved] = field(default_factory=dict)
-    settled: dict[str, float] = field(default_factory=dict)
 
 
 @final
@@ -83,10 +43,10 @@ class MemoryStateStore:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._data: _Data | None = None
+        self._data: Data | None = None
 
     async def open(self) -> None:
-        self._data = self._data or _Data()
+        self._data = self._data or Data()
 
     async def close(self) -> None:
         self._data = None
@@ -103,13 +63,14 @@ class MemoryStateStore:
         data = self._held()
         entry = self._live(data, key)
         rules.check_version(key, expect, entry.version if entry else 0)
-        return self._write(data, key, value, None if ttl is None else rules.instant(self._clock.now_ms(), ttl))
+        now_ms = self._clock.now_ms()
+        return data.write(key, value, None if ttl is None else rules.instant(now_ms, ttl), now_ms=now_ms)
 
     async def delete(self, key: Key, *, expect: int | _Any = ANY) -> bool:
         data = self._held()
         entry = self._live(data, key)
         rules.check_version(key, expect, entry.version if entry else 0)
-        self._remove(data, key)
+        data.remove(key)
         return entry is not None
 
     async def list(self, prefix: Prefix, *, after: str | None = None, limit: int = 100) -> Page:
@@ -128,40 +89,56 @@ class MemoryStateStore:
             entries.append(entry)
         return Page(tuple(entries), None)
 
-    def _live(self, data: _Data, key: str) -> Entry | None:
-        entry, until_ms = data.values.get(key, (None, None))
-        return None if rules.is_over(until_ms, self._clock.now_ms()) else entry
+    async def write(self, writes: Sequence[Write]) -> None:
+        rules.check_writes(writes)
+        data = self._held()
+        self._check(data, writes)
+        self._write_all(data, writes)
 
-    def _write(self, data: _Data, key: Key, value: bytes, until_ms: int | None) -> int:
-        if key not in data.values:
-            insort(data.order, key)
-        data.counter += 1
-        data.values[key] = (Entry(key, value, data.counter), until_ms)
-        self._sweep(data)
-        return data.counter
-
-    def _remove(self, data: _Data, key: str) -> None:
-        if data.values.pop(key, None) is not None:
-            del data.order[bisect_left(data.order, key)]
-
-    def _sweep(self, data: _Data) -> None:
-        data.writes += 1
-        if data.writes % _SWEEP_EVERY:
-            return
+    async def commit(self, effect: Commit) -> None:
+        rules.check_commit(effect)
+        data = self._held()
+        if self._live(data, effect.mark):
+            raise rules.already_committed(effect)
+        self._check(data, effect.writes)
         now_ms = self._clock.now_ms()
-        for key in [key for key, (_, until_ms) in data.values.items() if rules.is_over(until_ms, now_ms)]:
-            self._remove(data, key)
-        for name in [name for name, lease in data.leases.items() if rules.is_over(lease.until_ms, now_ms)]:
-            del data.leases[name]
-        for call in [call for call, held in data.reserved.items() if held.until_ms + rules.REMEMBER_MS <= now_ms]:
-            del data.reserved[call]
+        until_ms = rules.instant(now_ms, effect.remember)
+        mark = data.write(effect.mark, effect.cause.encode(), until_ms, now_ms=now_ms)
+        self._write_all(data, effect.writes)
+        rows: dict[str, OutboxRow] = {}
+        for row in effect.outbox:
+            data.add_row(row, rows, now_ms, commit=mark)
+
+    async def committed(self, mark: Key, *, cause: str) -> Sequence[OutboxRow] | None:
+        data = self._held()
+        entry = self._live(data, mark)
+        if entry is None:
+            return None
+        return tuple(row for row in data.commits.get(entry.version, {}).values() if row.cause == cause)
+
+    def _live(self, data: Data, key: str) -> Entry | None:
+        return data.live(key, self._clock.now_ms())
+
+    def _check(self, data: Data, writes: Sequence[Write]) -> None:
+        for write in writes:
+            entry = self._live(data, write.key)
+            rules.check_version(write.key, write.expect, entry.version if entry else 0)
+
+    def _write_all(self, data: Data, writes: Sequence[Write]) -> None:
+        now_ms = self._clock.now_ms()
+        for write in writes:
+            if write.value is None:
+                data.remove(write.key)
+            else:
+                until_ms = None if write.ttl is None else rules.instant(now_ms, write.ttl)
+                data.write(write.key, write.value, until_ms, now_ms=now_ms)
 
     # -- streams
 
     async def append(self, step: Append) -> int:
         rules.check_step(step)
         data = self._held()
-        stream = data.streams.get(step.stream) or _Stream()
+        stream = data.streams.get(step.stream) or Stream()
         version = len(stream.records)
         handled = step.handled in stream.handled
         if handled or version != step.expected_version:
@@ -175,25 +152,23 @@ class MemoryStateStore:
         if step.snapshot is not None:
             stream.snapshot = Snapshot(version, step.snapshot)
         for answered in step.answered:
-            self._close_row(data, answered)
+            data.close_row(answered)
         for row in step.outbox:
-            self._close_row(data, row.id)
-            data.outbox[row.id] = _Outgoing(row, stream, now_ms)
-            stream.outbox[row.id] = row
+            data.add_row(row, stream.outbox, now_ms)
         for canceled in step.canceled_timers:
             data.timers.pop(canceled, None)
         for timer in step.timers:
             data.timers[timer.id] = timer
         for index in step.index:
             if index.value is None:
-                self._remove(data, index.key)
+                data.remove(index.key)
             else:
-                self._write(data, index.key, index.value, None)
+                data.write(index.key, index.value, None, now_ms=now_ms)
         return version
 
     async def load(self, stream: Key, *, handled: str = "") -> Loaded:
         data = self._held()
-        found = data.streams.get(stream) or _Stream()
+        found = data.streams.get(stream) or Stream()
         return Loaded(
             version=len(found.records),
             snapshot=found.snapshot,
@@ -216,7 +191,7 @@ class MemoryStateStore:
             if out is None:
                 continue
             if not out.row.awaits_answer:
-                self._close_row(data, sent)
+                data.close_row(sent)
                 continue
             out.sends += 1
             out.touched_ms = self._clock.now_ms()
@@ -237,11 +212,6 @@ class MemoryStateStore:
             if len(claimed) == limit:
                 break
         return tuple(claimed)
-
-    def _close_row(self, data: _Data, id: str) -> None:
-        out = data.outbox.pop(id, None)
-        if out is not None:
-            del out.stream.outbox[id]
 
     # -- timers
 
@@ -296,8 +266,8 @@ class MemoryStateStore:
             return Reservation(True, taken, limit)
         if rules.exceeds(taken, amount, limit):
             return Reservation(False, taken, limit)
-        data.reserved[id] = _Reserved(key, amount, until_ms)
-        self._sweep(data)
+        data.reserved[id] = Reserved(key, amount, until_ms)
+        data.sweep(now_ms)
         return Reservation(True, taken + amount, limit)
 
     async def settle(self, id: str, actual: float) -> None:
@@ -313,7 +283,7 @@ class MemoryStateStore:
         held.until_ms = max(held.until_ms, self._clock.now_ms())
         data.settled[held.key] = data.settled.get(held.key, 0.0) + actual
 
-    def _held(self) -> _Data:
+    def _held(self) -> Data:
         if self._data is None:
             raise rules.not_open(_ADDRESS)
         return self._data

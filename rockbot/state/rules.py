@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from rockbot.state.keys import Key
-from rockbot.state.ports import ANY, Append, StateUnavailable, VersionConflict, _Any
+from rockbot.state.ports import ANY, Append, Commit, StateUnavailable, VersionConflict, Write, _Any
 
 __all__ = [
     "REMEMBER_MS",
+    "already_committed",
     "check_amount",
+    "check_commit",
     "check_limit",
     "check_step",
     "check_version",
+    "check_writes",
     "exceeds",
     "instant",
     "is_over",
@@ -78,6 +82,41 @@ def check_step(step: Append) -> None:
         raise ValueError(f"a step of {step.stream} has no records")
     if not step.handled:
         raise ValueError(f"a step of {step.stream} does not say which message it handled")
+
+
+def check_writes(writes: Sequence[Write]) -> None:
+    """Refuse writes that would depend on their order.
+
+    Raises:
+        ValueError: two of them are of one key.
+    """
+    keys: set[Key] = set()
+    for write in writes:
+        if write.key in keys:
+            raise ValueError(f"{write.key} is written twice at once; write its last value only")
+        keys.add(write.key)
+
+
+def check_commit(effect: Commit) -> None:
+    """Refuse what no store could give back.
+
+    Raises:
+        ValueError: it names no message, is not remembered, writes its own mark or sends what another message caused.
+    """
+    check_writes(effect.writes)
+    if not effect.cause:
+        raise ValueError(f"the commit {effect.mark} does not say which message it belongs to")
+    if not effect.remember > 0:
+        raise ValueError(f"the commit {effect.mark} must be remembered for more than {effect.remember} seconds")
+    if any(write.key == effect.mark for write in effect.writes):
+        raise ValueError(f"{effect.mark} is the mark of a commit and cannot be one of its effects")
+    if strange := next((row.id for row in effect.outbox if row.cause != effect.cause), None):
+        raise ValueError(f"message {strange} was not caused by {effect.cause}, and cannot be sent with it")
+
+
+def already_committed(effect: Commit) -> VersionConflict:
+    """The error of a commit whose mark exists."""
+    return VersionConflict(f"message {effect.cause} was handled already: {effect.mark} exists; read what it committed")
 
 
 def check_limit(limit: int) -> None:

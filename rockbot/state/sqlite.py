@@ -15,6 +15,7 @@ from rockbot.state.keys import Key, Prefix
 from rockbot.state.ports import (
     ANY,
     Append,
+    Commit,
     Entry,
     Lease,
     Loaded,
@@ -23,6 +24,7 @@ from rockbot.state.ports import (
     Record,
     Reservation,
     Timer,
+    Write,
     _Any,
 )
 from rockbot.state.sqlite_file import SqliteFile
@@ -77,6 +79,18 @@ class SqliteStateStore:
         return await self._file.read(
             lambda at: sqlite_values.page(at, prefix, after=after, limit=limit, now_ms=self._now())
         )
+
+    async def write(self, writes: Sequence[Write]) -> None:
+        rules.check_writes(writes)
+        if writes:
+            await self._file.write(lambda at: sqlite_values.write_all(at, writes, self._now()))
+
+    async def commit(self, effect: Commit) -> None:
+        rules.check_commit(effect)
+        await self._file.write(lambda at: sqlite_steps.commit(at, effect, self._now()))
+
+    async def committed(self, mark: Key, *, cause: str) -> Sequence[OutboxRow] | None:
+        return await self._file.read(lambda at: sqlite_steps.committed(at, mark, cause, self._now()))
 
     # -- streams
 

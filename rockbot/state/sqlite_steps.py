@@ -1,4 +1,7 @@
-"""Streams, outbox and timers in SQLite: plain functions of a connection inside a transaction."""
+"""Streams, commits, outbox and timers in SQLite: plain functions of a connection inside a transaction.
+
+A row of the outbox belongs to a stream (its id, from 1) or to a commit (the version of its mark, negative).
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ from typing import Any
 
 from rockbot.state import rules
 from rockbot.state.keys import Key
-from rockbot.state.ports import Append, Loaded, OutboxRow, Record, Snapshot, Timer
-from rockbot.state.sqlite_values import remove, write
+from rockbot.state.ports import Append, Commit, Loaded, OutboxRow, Record, Snapshot, Timer
+from rockbot.state.sqlite_values import remove, version_of, write, write_all
 
-__all__ = ["append", "claim_outbox", "drop_timers", "due", "load", "mark_sent", "read"]
+__all__ = ["append", "claim_outbox", "commit", "committed", "drop_timers", "due", "load", "mark_sent", "read"]
 
 _ROW = "id, cause, message, door, address, awaits_answer"
 
@@ -42,14 +45,7 @@ def append(at: sqlite3.Connection, step: Append, now_ms: int) -> int:
         )
     # What is closed goes first: a step may close a row or cancel a timer and set it anew.
     at.executemany("DELETE FROM state_outbox WHERE id = ?", [(row,) for row in step.answered])
-    at.executemany(
-        f"INSERT OR REPLACE INTO state_outbox (stream, sends, touched_ms, claimed_until_ms, claimed_by, {_ROW})"  # noqa: S608 - our own names
-        " VALUES (?, 0, ?, 0, '', ?, ?, ?, ?, ?, ?)",
-        [
-            (stream, now_ms, row.id, row.cause, row.message, row.door, row.address, row.awaits_answer)
-            for row in step.outbox
-        ],
-    )
+    _add_rows(at, stream, step.outbox, now_ms)
     at.executemany("DELETE FROM state_timers WHERE id = ?", [(timer,) for timer in step.canceled_timers])
     at.executemany(
         "INSERT INTO state_timers (id, due_ms, payload) VALUES (?, ?, ?)"
@@ -70,23 +66,32 @@ def load(at: sqlite3.Connection, key: Key, handled: str) -> Loaded:
         return Loaded(version=0, snapshot=None, records=())
     row = at.execute("SELECT version, value FROM state_snapshots WHERE stream = ?", (stream,)).fetchone()
     snapshot = Snapshot(row[0], row[1]) if row else None
-    unanswered = (
-        at.execute(f"SELECT {_ROW} FROM state_outbox WHERE stream = ? AND cause = ? ORDER BY seq", (stream, handled))  # noqa: S608 - our own names
-        if handled
-        else ()
-    )
     return Loaded(
         version=version,
         snapshot=snapshot,
         records=_records(at, stream, after=snapshot.version if snapshot else 0, limit=-1),
         handled=_was_handled(at, stream, handled),
-        unanswered=tuple(_outbox_row(row) for row in unanswered),
+        unanswered=_rows_of(at, stream, handled) if handled else (),
     )
 
 
 def read(at: sqlite3.Connection, key: Key, *, after: int, limit: int) -> Sequence[Record]:
     stream, _ = _find(at, key)
     return () if stream is None else _records(at, stream, after=after, limit=limit)
+
+
+def commit(at: sqlite3.Connection, effect: Commit, now_ms: int) -> None:
+    if version_of(at, effect.mark, now_ms):
+        raise rules.already_committed(effect)
+    until_ms = rules.instant(now_ms, effect.remember)
+    mark = write(at, effect.mark, effect.cause.encode(), expires_ms=until_ms, now_ms=now_ms)
+    write_all(at, effect.writes, now_ms)
+    _add_rows(at, -mark, effect.outbox, now_ms)
+
+
+def committed(at: sqlite3.Connection, mark: Key, cause: str, now_ms: int) -> Sequence[OutboxRow] | None:
+    version = version_of(at, mark, now_ms)
+    return _rows_of(at, -version, cause) if version else None
 
 
 def _find(at: sqlite3.Connection, key: Key) -> tuple[int | None, int]:
@@ -105,6 +110,19 @@ def _records(at: sqlite3.Connection, stream: int, *, after: int, limit: int) -> 
         (stream, after, limit),
     )
     return tuple(Record(*row) for row in rows)
+
+
+def _add_rows(at: sqlite3.Connection, stream: int | None, rows: Sequence[OutboxRow], now_ms: int) -> None:
+    at.executemany(
+        f"INSERT OR REPLACE INTO state_outbox (stream, sends, touched_ms, claimed_until_ms, claimed_by, {_ROW})"  # noqa: S608 - our own names
+        " VALUES (?, 0, ?, 0, '', ?, ?, ?, ?, ?, ?)",
+        [(stream, now_ms, row.id, row.cause, row.message, row.door, row.address, row.awaits_answer) for row in rows],
+    )
+
+
+def _rows_of(at: sqlite3.Connection, stream: int, cause: str) -> tuple[OutboxRow, ...]:
+    rows = at.execute(f"SELECT {_ROW} FROM state_outbox WHERE stream = ? AND cause = ? ORDER BY seq", (stream, cause))  # noqa: S608 - our own names
+    return tuple(_outbox_row(row) for row in rows)
 
 
 def _outbox_row(row: tuple[Any, ...]) -> OutboxRow:

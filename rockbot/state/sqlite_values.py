@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from typing import Final
 
 from rockbot.state import rules
 from rockbot.state.keys import Key, Prefix
-from rockbot.state.ports import Entry, Lease, Page, Reservation, _Any
+from rockbot.state.ports import Entry, Lease, Page, Reservation, Write, _Any
 
 __all__ = [
     "acquire_lease",
@@ -20,7 +21,9 @@ __all__ = [
     "reserve",
     "settle",
     "sweep",
+    "version_of",
     "write",
+    "write_all",
 ]
 
 #: One write in so many sweeps.
@@ -43,7 +46,7 @@ def get(at: sqlite3.Connection, key: Key, now_ms: int) -> Entry | None:
 
 
 def put(at: sqlite3.Connection, key: Key, value: bytes, *, expect: int | _Any, ttl: float | None, now_ms: int) -> int:
-    rules.check_version(key, expect, _version(at, key, now_ms))
+    rules.check_version(key, expect, version_of(at, key, now_ms))
     return write(at, key, value, expires_ms=None if ttl is None else rules.instant(now_ms, ttl), now_ms=now_ms)
 
 
@@ -60,10 +63,18 @@ def write(at: sqlite3.Connection, key: Key, value: bytes, *, expires_ms: int | N
 
 
 def delete(at: sqlite3.Connection, key: Key, *, expect: int | _Any, now_ms: int) -> bool:
-    version = _version(at, key, now_ms)
+    version = version_of(at, key, now_ms)
     rules.check_version(key, expect, version)
     remove(at, key)
     return version > 0
+
+
+def write_all(at: sqlite3.Connection, writes: Sequence[Write], now_ms: int) -> None:
+    for each in writes:
+        if each.value is None:
+            delete(at, each.key, expect=each.expect, now_ms=now_ms)
+        else:
+            put(at, each.key, each.value, expect=each.expect, ttl=each.ttl, now_ms=now_ms)
 
 
 def remove(at: sqlite3.Connection, key: Key) -> None:
@@ -71,16 +82,18 @@ def remove(at: sqlite3.Connection, key: Key) -> None:
 
 
 def page(at: sqlite3.Connection, prefix: Prefix, *, after: str | None, limit: int, now_ms: int) -> Page:
+    # One lower bound, not two: SQLite would begin each page at the prefix and step over all the pages before it.
+    begin, bound = (prefix, ">=") if after is None or after < prefix else (after, ">")
     rows = at.execute(
-        "SELECT key, value, version FROM state_values WHERE key >= ? AND key < ? AND key > ?"
+        f"SELECT key, value, version FROM state_values WHERE key {bound} ? AND key < ?"  # noqa: S608 - our own sign
         " AND (expires_ms IS NULL OR expires_ms > ?) ORDER BY key LIMIT ?",
-        (prefix, rules.prefix_end(prefix), after or "", now_ms, limit + 1),
+        (begin, rules.prefix_end(prefix), now_ms, limit + 1),
     ).fetchall()
     entries = tuple(Entry(Key(key), value, version) for key, value, version in rows[:limit])
     return Page(entries, entries[-1].key if len(rows) > limit else None)
 
 
-def _version(at: sqlite3.Connection, key: Key, now_ms: int) -> int:
+def version_of(at: sqlite3.Connection, key: Key, now_ms: int) -> int:
     row = at.execute("SELECT version, expires_ms FROM state_values WHERE key = ?", (key,)).fetchone()
     return 0 if row is None or rules.is_over(row[1], now_ms) else int(row[0])
 

@@ -9,21 +9,19 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any, Final, final
 
 from rockbot_messaging.clock import Clock, IdSource, RandomIds, SystemClock
 from rockbot_messaging.envelope import HeaderValue, MessageEnvelope
 from rockbot_messaging.errors import Unroutable
-from rockbot_messaging.letters import UNROUTED, Failure
+from rockbot_messaging.letters import DISCARDED, UNROUTED, Failure
 from rockbot_messaging.memory.alarms import Alarm
 from rockbot_messaging.memory.outgoing import from_foreign, shortened
 from rockbot_messaging.memory.queues import MemoryQueue, Stored
+from rockbot_messaging.memory.rows import row_of, stored_of
 from rockbot_messaging.memory.storage import BusStorage, Place, Row
-from rockbot_messaging.packing import pack, unpack
 from rockbot_messaging.ports import Door
 from rockbot_messaging.settlement import Bury, Delay, Forget, Outcome
 
@@ -56,7 +54,8 @@ class MemoryBroker:
         self.ids: IdSource = ids or RandomIds()
         self.storage = storage
         self.queues: dict[str, MemoryQueue] = {}
-        self.unrouted = MemoryQueue(f"{namespace}.{UNROUTED}", watch=False)
+        self.unrouted = MemoryQueue(f"{namespace}.{UNROUTED}", watch=False, keeper=True)
+        self.discarded = MemoryQueue(f"{namespace}.{DISCARDED}", watch=False, keeper=True)
         self._routes: dict[str, tuple[MemoryQueue, ...]] = {}
         self._lossy_routes: dict[str, tuple[MemoryQueue, ...]] = {}
         self._delayed: list[tuple[int, int, MemoryQueue, Stored]] = []
@@ -156,33 +155,14 @@ class MemoryBroker:
             for queue in queues:
                 queue.put(Stored(next(self._numbers), envelope, problem=problem))
             return
-        await self._store(envelope, queues, problem=problem)
-
-    async def replay(
-        self, grave: MemoryQueue, letter: Stored, envelope: MessageEnvelope, queues: Sequence[MemoryQueue]
-    ) -> None:
-        """Store `envelope` at the end of these queues and forget `letter`, both or neither."""
-        await self._store(envelope, queues, grave=grave, letter=letter)
-
-    async def _store(
-        self,
-        envelope: MessageEnvelope,
-        queues: Sequence[MemoryQueue],
-        *,
-        problem: str = "",
-        grave: MemoryQueue | None = None,
-        letter: Stored | None = None,
-    ) -> None:
         copies = [(queue, Stored(next(self._numbers), envelope, problem=problem)) for queue in queues]
-        rows = [_row(queue, stored, Place.READY) for queue, stored in copies if not queue.watch]
+        rows = [row_of(queue, stored, Place.READY) for queue, stored in copies if not queue.watch]
 
         def hand_out() -> None:
-            if grave and letter:
-                grave.dead.pop(letter.number, None)
             for queue, stored in copies:
                 queue.put(stored)
 
-        await self._commit(rows, () if letter is None else (letter.number,), hand_out)
+        await self.commit(rows, (), hand_out)
 
     async def settle(self, queue: MemoryQueue, stored: Stored, outcome: Outcome) -> None:
         """Carry out what was decided on a delivery from a work queue.
@@ -193,7 +173,9 @@ class MemoryBroker:
         match outcome:
             case Forget():
                 if self.storage is not None:
-                    await self._commit((), (stored.number,), _nothing)
+                    await self.commit((), (stored.number,), _nothing)
+            case Delay(0, envelope):
+                await self._put_behind(queue, stored, envelope)
             case Delay(step, envelope):
                 await self._delay(queue, stored, envelope, self.clock.now_ms() + step * 1000)
             case Bury(envelope, failure):
@@ -204,9 +186,22 @@ class MemoryBroker:
         stored.returns += 1
         self._push(queue, stored, self.clock.now_ms() + round(seconds * 1000))
 
-    async def remove_letter(self, queue: MemoryQueue, stored: Stored) -> None:
-        """Forget a dead letter for good."""
-        await self._commit((), (stored.number,), lambda: queue.dead.pop(stored.number, None))
+    def next_number(self) -> int:
+        """A number that no message has."""
+        return next(self._numbers)
+
+    async def commit(self, puts: Sequence[Row], removals: Sequence[int], then: Callable[[], Any]) -> None:
+        """Make a change durable, then have it take effect, also when whoever asked for it is cancelled meanwhile.
+
+        Raises:
+            NotConfirmed: the storage could not write it; it takes no effect.
+        """
+        if self.storage is None or not (puts or removals):
+            then()
+            return
+        written = self.storage.apply(puts, removals)
+        written.add_done_callback(lambda done: then() if not done.cancelled() and done.exception() is None else None)
+        await asyncio.shield(written)
 
     async def publish_foreign(
         self,
@@ -250,35 +245,41 @@ class MemoryBroker:
             self._routes.clear()
             self._lossy_routes.clear()
 
+    async def _put_behind(self, queue: MemoryQueue, stored: Stored, envelope: MessageEnvelope) -> None:
+        # Another object: the delivery is still in the hand that settles it.
+        again = Stored(stored.number, envelope, problem=stored.problem)
+        row = row_of(queue, again, Place.READY) if self.storage else None
+
+        def put() -> None:
+            again.order = next(self._numbers)
+            queue.put(again)
+
+        await self.commit((row,) if row else (), (), put)
+
     async def _delay(self, queue: MemoryQueue, stored: Stored, envelope: MessageEnvelope, until_ms: int) -> None:
-        row = _row(queue, stored, Place.DELAYED, envelope=envelope, due_ms=until_ms) if self.storage else None
+        row = row_of(queue, stored, Place.DELAYED, envelope=envelope, due_ms=until_ms) if self.storage else None
 
         def wait() -> None:
             stored.envelope = envelope
             stored.returns = 0
             self._push(queue, stored, until_ms)
 
-        await self._commit((row,) if row else (), (), wait)
+        await self.commit((row,) if row else (), (), wait)
 
     async def _bury(self, queue: MemoryQueue, stored: Stored, envelope: MessageEnvelope, failure: Failure) -> None:
         failure = shortened(failure)
-        row = _row(queue, stored, Place.DEAD, envelope=envelope, failure=failure) if self.storage else None
+        if envelope.redelivered or envelope.returns:
+            envelope = envelope.replace(redelivered=False, returns=0)
+        # A number of its own, so that letters lie in the order of their deaths after a restart, too.
+        before, number = stored.number, next(self._numbers)
+        letter = Stored(number, envelope, problem=stored.problem)
+        letter.failure = failure
+        row = row_of(queue, letter, Place.DEAD) if self.storage else None
 
         def lay_down() -> None:
-            stored.envelope = envelope
-            stored.failure = failure
-            queue.dead[stored.number] = stored
+            queue.dead[number] = letter
 
-        await self._commit((row,) if row else (), (), lay_down)
-
-    async def _commit(self, puts: Sequence[Row], removals: Sequence[int], then: Callable[[], Any]) -> None:
-        """Make a change durable, then have it take effect, also when whoever asked for it is cancelled meanwhile."""
-        if self.storage is None or not (puts or removals):
-            then()
-            return
-        written = self.storage.apply(puts, removals)
-        written.add_done_callback(lambda done: then() if not done.cancelled() and done.exception() is None else None)
-        await asyncio.shield(written)
+        await self.commit((row,) if row else (), (before,), lay_down)
 
     def _push(self, queue: MemoryQueue, stored: Stored, until_ms: int) -> None:
         heapq.heappush(self._delayed, (until_ms, next(self._numbers), queue, stored))
@@ -295,18 +296,21 @@ class MemoryBroker:
 
     def _load(self, rows: Sequence[Row]) -> None:
         self._numbers = itertools.count(max((row.number for row in rows), default=0) + 1)
+        keepers = {keeper.name: keeper for keeper in (self.unrouted, self.discarded)}
         for row in rows:
-            queue = self.unrouted if row.queue == self.unrouted.name else self._durable(row.queue)
-            stored = Stored(row.number, unpack(row.envelope), problem=row.problem)
+            queue = keepers.get(row.queue) or self._durable(row.queue)
+            stored = stored_of(row)
             if row.place is Place.DEAD:
-                fields = json.loads(row.failure or "{}")
-                stored.failure = Failure(**{**fields, "history": tuple(fields["history"])})
                 queue.dead[stored.number] = stored
+                if stored.discarded is not None and stored.discarded.queue not in keepers:
+                    # Where it can be restored to must exist even if nobody declares it any more.
+                    self._durable(stored.discarded.queue.removesuffix(".dlq"))
             elif row.place is Place.DELAYED and row.due_ms is not None:
                 self._push(queue, stored, row.due_ms)
             else:
                 # Whether it was in a hand when the process ended is not written down: that would cost a write a delivery.
                 stored.returns = 1
+                stored.loaded = True
                 queue.put(stored)
 
     def _forget_all(self) -> None:
@@ -314,28 +318,9 @@ class MemoryBroker:
         self._delayed.clear()
         self.queues.clear()
         self.unrouted.dead.clear()
+        self.discarded.dead.clear()
         self._routes.clear()
         self._lossy_routes.clear()
-
-
-def _row(
-    queue: MemoryQueue,
-    stored: Stored,
-    place: Place,
-    *,
-    envelope: MessageEnvelope | None = None,
-    due_ms: int | None = None,
-    failure: Failure | None = None,
-) -> Row:
-    return Row(
-        number=stored.number,
-        queue=queue.name,
-        place=place,
-        envelope=pack(envelope or stored.envelope),
-        due_ms=due_ms,
-        failure=None if failure is None else json.dumps(asdict(failure)),
-        problem=stored.problem,
-    )
 
 
 def _nothing() -> None:

@@ -10,12 +10,13 @@ from typing import Final, final
 from rockbot_messaging.clock import Clock, IdSource
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.errors import Closed, MessagingError, Unroutable
+from rockbot_messaging.headers import DEFAULT_MAX_HEADER_BYTES
 from rockbot_messaging.memory.broker import MemoryBroker
 from rockbot_messaging.memory.consumption import MemoryConsumption
 from rockbot_messaging.memory.dead_letters import MemoryDeadLetters
 from rockbot_messaging.memory.outgoing import check_size, on_the_wire
 from rockbot_messaging.memory.storage import BusStorage
-from rockbot_messaging.ports import BusHealth, Door, MessageHandler
+from rockbot_messaging.ports import BusHealth, BusObserver, Door, MessageHandler
 from rockbot_messaging.retries import RetryPolicy
 from rockbot_messaging.subscriptions import Subscription, WorkSubscription
 from rockbot_messaging.topics import check_topic
@@ -38,8 +39,11 @@ class MemoryBus:
         ids: fresh ids; the broker's, if one is given.
         storage: makes durable queues survive the process; the broker's, if one is given.
         max_body_bytes: longer bodies are neither sent nor handled.
+        max_header_bytes: larger headers are neither sent nor handled.
         user_id: what the broker vouches for on messages of this connection; None vouches for nobody.
         broker: share it between connections; by default each bus has its own.
+        observer: is told what became of deliveries that were not simply acknowledged.
+        letters_wait: seconds that a look at dead letters waits for another one to end.
     """
 
     def __init__(
@@ -50,16 +54,21 @@ class MemoryBus:
         ids: IdSource | None = None,
         storage: BusStorage | None = None,
         max_body_bytes: int = _DEFAULT_BODY_LIMIT,
+        max_header_bytes: int = DEFAULT_MAX_HEADER_BYTES,
         user_id: str | None = None,
         broker: MemoryBroker | None = None,
+        observer: BusObserver | None = None,
+        letters_wait: float = 30.0,
     ) -> None:
         self.broker = broker or MemoryBroker(namespace=namespace, clock=clock, ids=ids, storage=storage)
         self._max_body_bytes = max_body_bytes
+        self._max_header_bytes = max_header_bytes
+        self._observer = observer
         self._user_id = user_id
         self._state = "not opened"
         self._running: list[MemoryConsumption] = []
         self._published = itertools.count(1)
-        self._dead_letters = MemoryDeadLetters(self.broker, self._check_open, max_body_bytes)
+        self._dead_letters = MemoryDeadLetters(self.broker, self._check_open, max_body_bytes, letters_wait)
         self._closing = asyncio.Lock()
 
     @property
@@ -96,7 +105,7 @@ class MemoryBus:
         """See `MessagePublisher.publish`; with a storage it returns after the commit."""
         self._check_open()
         check_topic(envelope.topic)
-        check_size(envelope, self._max_body_bytes)
+        check_size(envelope, self._max_body_bytes, self._max_header_bytes)
         await self.broker.publish(on_the_wire(envelope, self._user_id), door)
         if next(self._published) % _YIELD_EVERY == 0:
             await asyncio.sleep(0)
@@ -124,7 +133,7 @@ class MemoryBus:
         """See `MessagePublisher.send`."""
         self._check_open()
         check_topic(envelope.topic)
-        check_size(envelope, self._max_body_bytes)
+        check_size(envelope, self._max_body_bytes, self._max_header_bytes)
         queue = self.broker.queues.get(address)
         if queue is None:
             raise Unroutable(envelope.topic, f"there is no queue {address!r} (any more)")
@@ -145,6 +154,9 @@ class MemoryBus:
             if isinstance(subscription, WorkSubscription)
             else subscription.prefetch,
             max_body_bytes=self._max_body_bytes,
+            max_header_bytes=self._max_header_bytes,
+            name=subscription.name,
+            observer=self._observer,
             on_end=self._running.remove,
         )
         self._running.append(consumption)
@@ -160,6 +172,7 @@ class MemoryBus:
         """Hand back what is in hand and disconnect; the last connection closes the storage."""
         async with self._closing:
             was_open, self._state = self._state == "open", "closed"
+            self._dead_letters.let_go()
             for consumption in tuple(self._running):
                 await consumption.stop(timeout=0)
             if was_open:
@@ -168,6 +181,7 @@ class MemoryBus:
     async def kill(self) -> None:
         """Be gone as a process that was killed is: nothing is settled, what was in hand goes back marked. For tests."""
         was_open, self._state = self._state == "open", "killed"
+        self._dead_letters.let_go()
         for consumption in tuple(self._running):
             consumption.cut()
         if was_open:

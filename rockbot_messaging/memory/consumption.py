@@ -6,18 +6,21 @@ import asyncio
 import contextvars
 import dataclasses
 import logging
-import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Final, final
 
-from rockbot_messaging.errors import MessagingError
+from rockbot_messaging.envelope import MessageEnvelope
+from rockbot_messaging.errors import BodyTooLarge, MessagingError
+from rockbot_messaging.headers import header_bytes, may_be_large, refusal, shrunk
 from rockbot_messaging.memory.broker import MemoryBroker
 from rockbot_messaging.memory.queues import MemoryQueue, Stored
-from rockbot_messaging.ports import MessageHandler
+from rockbot_messaging.observing import tell
+from rockbot_messaging.ports import BusObserver, MessageHandler
 from rockbot_messaging.retries import RetryPolicy
-from rockbot_messaging.settlement import Bury, Forget, Outcome, decide, still_waiting
-from rockbot_messaging.verdicts import Ack, DeadLetter, Retry, Verdict
+from rockbot_messaging.room import Room
+from rockbot_messaging.settlement import Bury, Delay, Forget, Outcome, decide, still_waiting
+from rockbot_messaging.verdicts import Ack, DeadLetter, Retry, Verdict, failed_attempt
 
 __all__ = ["MemoryConsumption"]
 
@@ -42,6 +45,9 @@ class MemoryConsumption:
         prefetch: deliveries held at most.
         parallelism: deliveries handled at the same time.
         max_body_bytes: a longer body is a dead letter.
+        max_header_bytes: so are larger headers.
+        name: the subscription's.
+        observer: is told what was carried out.
         on_end: called once when this consumption takes nothing more.
     """
 
@@ -55,6 +61,9 @@ class MemoryConsumption:
         prefetch: int,
         parallelism: int,
         max_body_bytes: int,
+        max_header_bytes: int,
+        name: str,
+        observer: BusObserver | None,
         on_end: Callable[[MemoryConsumption], None],
     ) -> None:
         self.credit = prefetch
@@ -62,8 +71,13 @@ class MemoryConsumption:
         self._queue = queue
         self._handler = handler
         self._retry = retry
-        self._parallelism = parallelism
+        self._room = Room(parallelism)
+        #: Of what an earlier process left, no more than this can have been in somebody's hands.
+        self._doubtful = prefetch
         self._max_body_bytes = max_body_bytes
+        self._max_header_bytes = max_header_bytes
+        self._name = name
+        self._observer = observer
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         # Handlers run in the subscriber's context, never in that of whoever happened to publish.
@@ -88,7 +102,7 @@ class MemoryConsumption:
     def take(self, stored: Stored) -> None:
         """Have a delivery in hand: begin with it, or keep it until another is done."""
         self.credit -= 1
-        if len(self._tasks) < self._parallelism:
+        if not self._waiting and self._room.admit(stored.returns > 0 and self._is_alone(stored)):
             self._begin(stored)
         else:
             self._waiting.append(stored)
@@ -147,18 +161,27 @@ class MemoryConsumption:
             self._queue.give_back(waiting)
         return len(waiting)
 
+    def _is_alone(self, stored: Stored) -> bool:
+        return not stored.loaded or self._doubtful > 0
+
     def _begin(self, stored: Stored) -> None:
+        if stored.loaded:
+            self._doubtful -= 1
         self._tasks[stored] = self._loop.create_task(self._handle(stored), context=self._context.copy())
 
     async def _handle(self, stored: Stored) -> None:
         settled = False
         try:
-            outcome = self._without_handler(stored) or await self._with_handler(stored)
+            unhandled = self._without_handler(stored)
+            outcome = unhandled or await self._with_handler(stored)
             if not self._cut:
                 self._settling.add(stored)
                 if not self._queue.watch:
                     await self._broker.settle(self._queue, stored, outcome)
                 settled = True
+                # What only goes on waiting is no news.
+                if self._observer and isinstance(outcome, Delay | Bury) and not isinstance(unhandled, Delay):
+                    tell(self._observer, self._name, outcome)
         except MessagingError:
             _LOG.exception("delivery %s of %s could not be settled", stored.envelope.message_id, self.address)
             self._broker.postpone(self._queue, stored, _STORAGE_PAUSE)
@@ -167,6 +190,7 @@ class MemoryConsumption:
             # Reached without an outcome when the handler was cancelled, or the loop is being torn down.
             del self._tasks[stored]
             self._settling.discard(stored)
+            self._room.leave()
             if not (settled or self._cut):
                 self._return(stored)
             self._next()
@@ -184,56 +208,61 @@ class MemoryConsumption:
                 self._idle.set()
             return
         self.credit += 1
-        if self._waiting:
-            self._begin(self._waiting.popleft())
+        waiting = self._waiting
+        while waiting and self._room.admit(waiting[0].returns > 0 and self._is_alone(waiting[0])):
+            self._begin(waiting.popleft())
         self._queue.dispatch()
 
     def _without_handler(self, stored: Stored) -> Outcome | None:
         """The outcome of a delivery that is not for the handler: unreadable, too large, returned too often, not due."""
-        envelope = stored.envelope
+        envelope, broker = stored.envelope, ""
         if stored.problem:
-            reason = f"the message cannot be read: {stored.problem}"
+            verdict = DeadLetter(reason=f"the message cannot be read: {stored.problem}")
+        elif may_be_large(envelope) and (size := header_bytes(envelope)) > self._max_header_bytes:
+            envelope, cut = shrunk(envelope, self._max_header_bytes)
+            verdict = refusal(size, self._max_header_bytes, cut)
         elif len(envelope.body) > self._max_body_bytes:
-            reason = f"the body has {len(envelope.body)} bytes, the limit is {self._max_body_bytes}"
+            reason = f"the body has {len(envelope.body)} bytes, this receiver takes at most {self._max_body_bytes}"
+            verdict = DeadLetter(reason=reason, error_type=BodyTooLarge.__name__)
         elif stored.returns > _DELIVERY_LIMIT:
             reason = (
                 f"{stored.returns} deliveries ended without being settled: handling it may be what kills its handlers"
             )
+            verdict, broker = DeadLetter(reason=reason), "delivery_limit"
         elif envelope.due_ms is not None and not self._queue.watch:
             return still_waiting(envelope, self._broker.clock.now_ms())
         else:
             return None
         if self._queue.watch:
-            _LOG.warning("watcher %s drops %s: %s", self.address, envelope.message_id, reason)
+            _LOG.warning("watcher %s drops %s: %s", self.address, envelope.message_id, verdict.reason)
             return Forget()
-        return self._decide(stored, DeadLetter(reason=reason), broker="delivery_limit" if stored.returns else "")
-
-    async def _with_handler(self, stored: Stored) -> Outcome:
-        envelope = stored.envelope
-        if stored.returns:
-            envelope = envelope.replace(redelivered=True)
-        try:
-            verdict = await self._handler(envelope)
-            if not isinstance(verdict, Ack | Retry | DeadLetter):
-                raise TypeError(f"the handler returned {verdict!r} instead of a verdict")
-        except Exception as exc:
-            verdict = _counted(exc)
-        if self._queue.watch:
-            if not isinstance(verdict, Ack):
-                _LOG.warning("watcher %s drops %s: %s", self.address, envelope.message_id, verdict)
-            return Forget()
-        return self._decide(stored, verdict)
-
-    def _decide(self, stored: Stored, verdict: Verdict, *, broker: str = "") -> Outcome:
-        now_ms = self._broker.clock.now_ms()
-        try:
-            outcome = decide(stored.envelope, verdict, self._retry, queue=self.address, now_ms=now_ms)
-        except (ArithmeticError, ValueError) as exc:  # a wait that is no number of seconds
-            outcome = decide(stored.envelope, _counted(exc), self._retry, queue=self.address, now_ms=now_ms)
+        outcome = self._decide(envelope, verdict)
         if broker and isinstance(outcome, Bury):
             return Bury(outcome.envelope, dataclasses.replace(outcome.failure, broker=broker))
         return outcome
 
+    async def _with_handler(self, stored: Stored) -> Outcome:
+        envelope = stored.envelope
+        if stored.returns:
+            # Nobody counted what an earlier process did with it.
+            envelope = envelope.replace(redelivered=True, returns=0 if stored.loaded else stored.returns)
+        try:
+            verdict = await self._handler(envelope)
+            if not isinstance(verdict, Ack | Retry | DeadLetter):
+                raise TypeError(f"the handler returned {verdict!r} instead of a verdict")
+        except asyncio.CancelledError as exc:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody cancelled it: it stumbled over something that was, and would again, at once and for ever.
+            verdict = failed_attempt(exc)
+        except Exception as exc:
+            verdict = failed_attempt(exc)
+        if self._queue.watch:
+            if not isinstance(verdict, Ack):
+                _LOG.warning("watcher %s drops %s: %s", self.address, envelope.message_id, verdict)
+            return Forget()
+        return self._decide(stored.envelope, verdict)
 
-def _counted(exc: Exception) -> Retry:
-    return Retry(reason=str(exc), error_type=type(exc).__name__, traceback="".join(traceback.format_exception(exc)))
+    def _decide(self, envelope: MessageEnvelope, verdict: Verdict) -> Outcome:
+        return decide(envelope, verdict, self._retry, queue=self.address, now_ms=self._broker.clock.now_ms())

@@ -15,6 +15,7 @@ from typing import Any, Final
 from rockbot_messaging.clock import IdSource
 from rockbot_messaging.envelope import DEFAULT_TENANT, HeaderValue, MessageEnvelope, ReturnAddress
 from rockbot_messaging.errors import BodyTooLarge
+from rockbot_messaging.headers import DEFAULT_MAX_HEADER_BYTES, check_headers, header_bytes, may_be_large
 from rockbot_messaging.identity import foreign_id
 from rockbot_messaging.letters import Failure
 
@@ -30,16 +31,15 @@ _SHORT_TEXTS: Final = attrgetter("message_id", "type", "source", "content_type",
 #: Bytes of an AMQP short string, and characters that cannot have more bytes than that.
 _SHORTEST_LIMIT: Final = 255
 _SURELY_SHORT: Final = 63
-#: Bytes; a frame has 128 KiB unless configured, and a broker adds to it.
-_MAX_HEADERS: Final = 120 * 1024
 _NOT_FREE: Final = frozenset({"traceparent", "tracestate", "CC", "BCC"})
 
 
-def check_size(envelope: MessageEnvelope, limit: int) -> None:
+def check_size(envelope: MessageEnvelope, limit: int, max_header_bytes: int = DEFAULT_MAX_HEADER_BYTES) -> None:
     """Refuse what would not fit into an AMQP message.
 
     Raises:
-        BodyTooLarge: the body is longer than `limit` bytes, or the headers do not fit into a frame.
+        BodyTooLarge: the body is longer than `limit` bytes.
+        HeadersTooLarge: the headers have more than `max_header_bytes`.
         ValueError: a property is longer than 255 bytes, or a header has no type of the wire.
     """
     if len(envelope.body) > limit:
@@ -50,26 +50,20 @@ def check_size(envelope: MessageEnvelope, limit: int) -> None:
     for text in _SHORT_TEXTS(envelope):
         if text is not None and len(text) > _SURELY_SHORT and len(text.encode()) > _SHORTEST_LIMIT:
             raise ValueError(f"{text[:40]!r}... has {len(text.encode())} bytes, AMQP allows {_SHORTEST_LIMIT}")
-    if envelope.headers or envelope.history:
-        size = sum(map(_header_size, envelope.headers.items())) + sum(len(line) for line in envelope.history)
-        if size > _MAX_HEADERS:
-            raise BodyTooLarge(
-                f"the headers for topic {envelope.topic!r} have {size} bytes, there is room for {_MAX_HEADERS}"
-            )
+    for header in envelope.headers.items():
+        _check_header(header)
+    if may_be_large(envelope):
+        check_headers(header_bytes(envelope), max_header_bytes, envelope.topic)
 
 
-def _header_size(header: tuple[str, HeaderValue]) -> int:
+def _check_header(header: tuple[str, HeaderValue]) -> None:
     name, value = header
-    size = len(name.encode())
-    if size > _SHORTEST_LIMIT:
-        raise ValueError(f"header name {name[:40]!r}... has {size} bytes, AMQP allows {_SHORTEST_LIMIT}")
-    if isinstance(value, str):
-        return size + len(value.encode()) + 6
+    if len(name.encode()) > _SHORTEST_LIMIT:
+        raise ValueError(f"header name {name[:40]!r}... has {len(name.encode())} bytes, AMQP allows {_SHORTEST_LIMIT}")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise ValueError(f"header {name!r}: {value} does not fit into 64 bits")
-    if value is not None and not isinstance(value, int | float):
+    if value is not None and not isinstance(value, str | int | float):
         raise ValueError(f"header {name!r} is a {type(value).__name__}: use text, a number, a boolean or None")
-    return size + 10
 
 
 def on_the_wire(envelope: MessageEnvelope, user_id: str | None) -> MessageEnvelope:
@@ -169,6 +163,8 @@ _TEXTS: Final = {
     "rockbot-causation-id": "causation_id",
     "rockbot-conversation-id": "conversation_id",
     "rockbot-root-task-id": "root_task_id",
+    "rockbot-claim": "claim",
+    "rockbot-signature": "signature",
     "traceparent": "traceparent",
     "tracestate": "tracestate",
 }
@@ -178,6 +174,7 @@ _NUMBERS: Final = {
     "rockbot-attempt": "attempt",
     "rockbot-handbacks": "handbacks",
     "rockbot-due": "due_ms",
+    "rockbot-first-failed": "first_failed_ms",
 }
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Iterable
 from operator import attrgetter
 from typing import Protocol, final
 
 from rockbot_messaging.envelope import MessageEnvelope
-from rockbot_messaging.letters import Failure
+from rockbot_messaging.letters import Discarded, Failure
+from rockbot_messaging.subscriptions import WATCH_LIMIT
 from rockbot_messaging.topics import TopicPattern
 
 __all__ = ["Consumer", "MemoryQueue", "Stored"]
@@ -19,10 +21,11 @@ class Stored:
     """One message in one queue, or in the hand of one consumer of it.
 
     `number` names its row for good; `order` is its place among the messages of the queue, new whenever it is put at the
-    end; `returns` counts the deliveries that ended unsettled.
+    end; `returns` counts the deliveries that ended unsettled. `loaded` says that it was left by an earlier process, and that
+    nobody knows whether it was delivered there.
     """
 
-    __slots__ = ("envelope", "failure", "number", "order", "problem", "returns")
+    __slots__ = ("discarded", "envelope", "failure", "loaded", "number", "order", "problem", "returns")
 
     def __init__(self, number: int, envelope: MessageEnvelope, *, problem: str = "", returns: int = 0) -> None:
         self.number = number
@@ -30,7 +33,9 @@ class Stored:
         self.envelope = envelope
         self.problem = problem
         self.returns = returns
+        self.loaded = False
         self.failure: Failure | None = None
+        self.discarded: Discarded | None = None
 
 
 class Consumer(Protocol):
@@ -45,13 +50,17 @@ class Consumer(Protocol):
 
 @final
 class MemoryQueue:
-    """A work queue with its dead letters, or (`watch`) the transient queue of one process."""
+    """A work queue with its dead letters, the transient queue of one process (`watch`), or what only keeps letters
+    (`keeper`). Whoever looks at its letters holds `looking`.
+    """
 
-    __slots__ = ("_consumers", "dead", "name", "patterns", "ready", "watch")
+    __slots__ = ("_consumers", "dead", "keeper", "looking", "name", "patterns", "ready", "watch")
 
-    def __init__(self, name: str, *, watch: bool) -> None:
+    def __init__(self, name: str, *, watch: bool, keeper: bool = False) -> None:
         self.name = name
         self.watch = watch
+        self.keeper = keeper
+        self.looking = asyncio.Lock()
         self.patterns: dict[str, TopicPattern] = {}
         self.ready: deque[Stored] = deque()
         self.dead: dict[int, Stored] = {}
@@ -68,7 +77,9 @@ class MemoryQueue:
         return any(pattern.matches(topic) for pattern in self.patterns.values())
 
     def put(self, stored: Stored) -> None:
-        """Append one message and hand it out if somebody has credit."""
+        """Append one message and hand it out if somebody has credit; of what a watcher is too slow for the oldest goes."""
+        if self.watch and len(self.ready) >= WATCH_LIMIT:
+            self.ready.popleft()
         self.ready.append(stored)
         self.dispatch()
 
@@ -77,6 +88,7 @@ class MemoryQueue:
         ordered = sorted(unsettled, key=attrgetter("order"), reverse=True)
         for stored in ordered:
             stored.returns += 1
+            stored.loaded = False
         self.ready.extendleft(ordered)
         self.dispatch()
 

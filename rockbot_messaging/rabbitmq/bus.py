@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import Iterable
 from typing import final
 
 from rockbot_messaging.clock import Clock, IdSource, RandomIds, SystemClock
 from rockbot_messaging.errors import BrokerUnreachable
-from rockbot_messaging.ports import BusHealth
+from rockbot_messaging.ports import BusHealth, BusObserver
 from rockbot_messaging.rabbitmq.channel import ChannelLost
 from rockbot_messaging.rabbitmq.connection import Link
 from rockbot_messaging.rabbitmq.dead_letters import RabbitDeadLetters
+from rockbot_messaging.rabbitmq.pausing import Chance
 from rockbot_messaging.rabbitmq.provision import Provision
 from rockbot_messaging.rabbitmq.publisher import Packer, RabbitPublisher
 from rockbot_messaging.rabbitmq.sender import Sender
@@ -26,20 +28,36 @@ __all__ = ["RabbitBus"]
 
 @final
 class RabbitBus:
-    """`MessageBus` on RabbitMQ 3.10 or newer. Opened and used in one event loop."""
+    """`MessageBus` on RabbitMQ 3.10 or newer. Opened and used in one event loop.
 
-    def __init__(self, settings: RabbitSettings, clock: Clock | None = None, ids: IdSource | None = None) -> None:
+    Args:
+        settings: where the broker is, and the limits.
+        clock: instants and delays.
+        ids: fresh ids, for foreign messages that carry nothing to tell them by.
+        observer: is told what became of deliveries that were not simply acknowledged.
+        chance: spreads reconnects.
+    """
+
+    def __init__(
+        self,
+        settings: RabbitSettings,
+        clock: Clock | None = None,
+        ids: IdSource | None = None,
+        *,
+        observer: BusObserver | None = None,
+        chance: Chance = random.random,
+    ) -> None:
         clock = clock or SystemClock()
         names = Names(settings.namespace)
         self._settings = settings
-        self._outward = Link(settings, "publishing")
-        self._inward = Link(settings, "consuming")
+        self._outward = Link(settings, "publishing", chance)
+        self._inward = Link(settings, "consuming", chance)
         self._provision = Provision(names)
         packer = Packer(settings)
         self._sender = Sender(self._outward, settings, self._provision.everything)
         self._publisher = RabbitPublisher(self._sender, packer, names, clock)
         self._subscriber = RabbitSubscriber(
-            self._inward, self._sender, packer, self._provision, names, settings, clock, ids or RandomIds()
+            self._inward, self._sender, packer, self._provision, names, settings, clock, ids or RandomIds(), observer
         )
         self._dead_letters = RabbitDeadLetters(
             self._inward, self._sender, packer, names, settings, clock, self._known_subscriptions

@@ -24,6 +24,7 @@ _DELIVER, _GET_OK, _GET_EMPTY, _RETURN, _ACK, _NACK = (
 )
 _CHANNEL_CLOSE: Final = struct.pack(">HH", 20, 40)
 
+_U32: Final = struct.Struct(">I").unpack_from
 _U64: Final = struct.Struct(">Q").unpack_from
 _SETTLE: Final = struct.Struct(">BHIHHQBB").pack
 _FRAME: Final = struct.Struct(">BHI").pack
@@ -81,6 +82,8 @@ class Channel:
         self._waiting: dict[int, tuple[Parcel, asyncio.Future[Outcome]]] = {}
         self._queued: deque[asyncio.Future[None]] = deque()
         self._limit = 0
+        #: Messages that lay behind the last one that `get` brought.
+        self.left_behind = 0
         self.lost: ChannelLost | None = None
 
     # -- frames in -------------------------------------------------------------------------------------------------
@@ -133,9 +136,10 @@ class Channel:
         tag = _U64(payload, at)[0]
         redelivered = payload[at + 8] & 1 == 1
         exchange, at = _short(payload, at + 9)
-        routing_key, _ = _short(payload, at)
+        routing_key, at = _short(payload, at)
         delivery = Delivery(tag, exchange, routing_key, properties, body, redelivered=redelivered)
         if method == _GET_OK:
+            self.left_behind = _U32(payload, at)[0]
             self._answer(delivery)
         elif self._on_delivery is not None:
             self._on_delivery(delivery)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import ssl
 from collections.abc import AsyncGenerator
 from typing import Any, Final, final
@@ -21,6 +22,7 @@ from yarl import URL
 
 from rockbot_messaging.errors import BrokerUnreachable, Closed
 from rockbot_messaging.rabbitmq.channel import Channel, ChannelLost
+from rockbot_messaging.rabbitmq.pausing import Chance, Pauses
 from rockbot_messaging.rabbitmq.settings import RabbitSettings
 from rockbot_messaging.rabbitmq.tap import Outbox, TappedStream, TappedTransport
 
@@ -176,8 +178,9 @@ class Session:
 class Link:
     """Keeps one connection to one broker."""
 
-    def __init__(self, settings: RabbitSettings, purpose: str) -> None:
+    def __init__(self, settings: RabbitSettings, purpose: str, chance: Chance = random.random) -> None:
         self._settings = settings
+        self._pauses = Pauses(settings.reconnect_interval, settings.reconnect_longest, chance)
         self._purpose = purpose
         self._context: ssl.SSLContext | None = None
         self._session: Session | None = None
@@ -207,9 +210,10 @@ class Link:
                 self._session = await self._connect(deadline - loop.time())
                 break
             except BrokerUnreachable:
-                if self._hopeless or loop.time() + self._settings.reconnect_interval >= deadline:
+                pause = self._pauses.next()
+                if self._hopeless or loop.time() + pause >= deadline:
                     raise
-                await asyncio.sleep(self._settings.reconnect_interval)
+                await asyncio.sleep(pause)
         self._keeper = asyncio.create_task(self._keep(), name=f"rabbitmq {self._purpose} connection")
 
     async def session(self, timeout: float) -> Session:
@@ -264,17 +268,20 @@ class Link:
             await self._session.close()
             if loop.time() - since < self._settings.reconnect_interval:
                 # A broker that takes a connection only to end it must not be stormed.
-                await asyncio.sleep(self._settings.reconnect_interval)
+                await asyncio.sleep(self._pauses.next())
+            else:
+                self._pauses.reset()
             say_again = 0.0
             while True:
                 try:
                     self._session = await self._connect(self._settings.connect_timeout)
                     break
                 except BrokerUnreachable as exc:
+                    pause = self._pauses.next()
                     if loop.time() >= say_again:  # an outage of hours is not worth a line every attempt
-                        _log.warning("%s; trying again every %g s", exc, self._settings.reconnect_interval)
+                        _log.warning("%s; trying again, now in %.1f s", exc, pause)
                         say_again = loop.time() + _SAY_AGAIN
-                    await asyncio.sleep(self._settings.reconnect_interval)
+                    await asyncio.sleep(pause)
             _log.info("connected again to RabbitMQ at %s", self._settings.address)
             async with self._changed:
                 self._changed.notify_all()

@@ -4,68 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final, final
 
 from aiormq.exceptions import AMQPError
 
 from rockbot_messaging.clock import Clock, IdSource
-from rockbot_messaging.envelope import MessageEnvelope
-from rockbot_messaging.errors import BodyTooLarge, BrokerUnreachable, Closed, TopologyMismatch, Undecodable
-from rockbot_messaging.letters import Failure
-from rockbot_messaging.ports import MessageHandler
+from rockbot_messaging.errors import BrokerUnreachable, Closed, TopologyMismatch
 from rockbot_messaging.rabbitmq.acks import Acks
 from rockbot_messaging.rabbitmq.channel import ChannelLost
 from rockbot_messaging.rabbitmq.connection import Link, OpenChannel, Session, speaking
 from rockbot_messaging.rabbitmq.declaring import NameTaken
-from rockbot_messaging.rabbitmq.handling import Handling, Item
-from rockbot_messaging.rabbitmq.settling import Settler
-from rockbot_messaging.rabbitmq.wire import ContentIds, Delivery, decode
-from rockbot_messaging.retries import RetryPolicy
-from rockbot_messaging.settlement import Bury, decide, still_waiting
-from rockbot_messaging.verdicts import Ack, DeadLetter, Retry, Verdict
+from rockbot_messaging.rabbitmq.delivering import Consuming, Deliverer
+from rockbot_messaging.rabbitmq.handling import GivenUp, Handling, Item
+from rockbot_messaging.rabbitmq.pausing import Pauses
+from rockbot_messaging.rabbitmq.wire import Delivery
 
-__all__ = ["Consuming", "RabbitConsumption"]
+__all__ = ["RabbitConsumption"]
 
 _log = logging.getLogger("rockbot_messaging.rabbitmq")
 
-#: Seconds between two attempts to consume again while the connection itself stands.
+#: Seconds between two attempts to consume again while the connection itself stands, at first and at most.
 _AGAIN: Final = 0.25
+_AGAIN_AT_MOST: Final = 5.0
 #: Seconds that a queue gets to accept a consumer.
 _CONSUME_TIMEOUT: Final = 20.0
 #: Seconds that cancelled handlers get to end.
 _GRACE: Final = 5.0
-
-
-@final
-class Consuming:
-    """What a subscription needs to run. `settler` and `retry` are None for a watch subscription."""
-
-    def __init__(
-        self,
-        *,
-        name: str,
-        queue: str,
-        prefetch: int,
-        parallelism: int,
-        retry: RetryPolicy | None,
-        settler: Settler | None,
-        handler: MessageHandler,
-        prepare: Callable[[Session], Awaitable[None]],
-        own_user: str | None,
-        max_body_bytes: int,
-    ) -> None:
-        self.name = name
-        self.queue = queue
-        self.prefetch = prefetch
-        self.parallelism = parallelism
-        self.retry = retry
-        self.settler = settler
-        self.handler = handler
-        self.prepare = prepare
-        self.own_user = own_user
-        self.max_body_bytes = max_body_bytes
 
 
 @final
@@ -76,8 +41,9 @@ class RabbitConsumption:
         self._what = what
         self._link = link
         self._clock = clock
-        self._ids = ids
         self._ended = ended
+        self._deliverer = Deliverer(what, clock, ids)
+        self._given_up = GivenUp()
         self._handling = Handling(self._handle, what.parallelism, on_idle=self._flush)
         self._channel: OpenChannel | None = None
         self._acks: Acks | None = None
@@ -179,6 +145,7 @@ class RabbitConsumption:
 
     async def _keep(self) -> None:
         loop = asyncio.get_running_loop()
+        pauses = Pauses(_AGAIN, _AGAIN_AT_MOST)
         while True:
             assert self._channel is not None
             since = loop.time()
@@ -186,12 +153,15 @@ class RabbitConsumption:
             self._idle_since = self._clock.monotonic()
             _log.warning("the consumer of %s is gone; consuming again", self._what.queue)
             # What was not begun comes again on the next channel; what was begun is left to end, its settlement is void.
-            self._handling.withdraw()
+            for item in self._handling.withdraw():
+                self._given_up.note(item.delivery)
             # The channel may still stand when only its consumer was cancelled.
             self._flush()
             await self._channel.close()
             if loop.time() - since < _AGAIN:
-                await asyncio.sleep(_AGAIN)
+                await asyncio.sleep(pauses.next())
+            else:
+                pauses.reset()
             while True:
                 try:
                     await self._consume(await self._link.session(3600))
@@ -202,7 +172,7 @@ class RabbitConsumption:
                     _log.error("cannot consume %s: %s", self._what.queue, exc)
                 except Closed:
                     return
-                await asyncio.sleep(_AGAIN)
+                await asyncio.sleep(pauses.next())
 
     async def _until_lost(self, channel: OpenChannel) -> None:
         waits = [asyncio.create_task(channel.ended.wait()), asyncio.create_task(self._cancelled.wait())]
@@ -216,10 +186,11 @@ class RabbitConsumption:
         await self._what.prepare(session)
         channel = await session.channel(confirms=False)
         acks = Acks(channel.content, batch=max(1, self._what.prefetch // 4))
-        content, offer = channel.content, self._handling.offer
+        content, offer, given_up = channel.content, self._handling.offer, self._given_up
 
         def deliver(delivery: Delivery) -> None:
-            offer(Item(delivery, content, acks))
+            alone = delivery.redelivered and not given_up.comes_back(delivery)
+            offer(Item(delivery, content, acks, alone=alone))
 
         content.receive(deliver)
         self._cancelled.clear()
@@ -252,9 +223,10 @@ class RabbitConsumption:
     async def _handle(self, item: Item) -> None:
         if item.channel.lost is not None:
             # It comes again on the next channel; what is done for it now could not be settled.
+            self._given_up.note(item.delivery)
             return
         try:
-            await self._handle_and_settle(item)
+            await self._deliverer.handle(item)
         except asyncio.CancelledError:
             if self._stopping:
                 self._left.append(item)
@@ -262,82 +234,10 @@ class RabbitConsumption:
                 item.acks.hand_back(item.delivery.tag)
             raise
 
-    async def _handle_and_settle(self, item: Item) -> None:
-        what = self._what
-        try:
-            envelope = decode(item.delivery, self._ids, own_user=what.own_user)
-        except Undecodable as exc:
-            await self._undecodable(item, exc)
-            return
-        if envelope.due_ms is not None and what.settler is not None:
-            waiting = still_waiting(envelope, self._clock.now_ms())
-            if waiting is not None:
-                await what.settler.carry_out(waiting, item)
-                return
-        verdict: Verdict
-        if len(envelope.body) > what.max_body_bytes:
-            verdict = _too_large(len(envelope.body), what.max_body_bytes)
-        else:
-            try:
-                verdict = await what.handler(envelope)
-                if type(verdict) is Ack:
-                    item.acks.ack(item.delivery.tag)
-                    return
-                if not isinstance(verdict, Retry | DeadLetter):
-                    raise TypeError(f"the handler returned {verdict!r} instead of a verdict")
-            except Exception as exc:
-                verdict = _counted(exc)
-        if what.settler is None or what.retry is None:
-            _log.warning("watcher %s did not handle message %s: %s", what.name, envelope.message_id, verdict)
-            item.acks.ack(item.delivery.tag)
-            return
-        now = self._clock.now_ms()
-        try:
-            outcome = decide(envelope, verdict, what.retry, queue=what.queue, now_ms=now)
-        except (ArithmeticError, ValueError) as exc:  # a wait that is no number of seconds
-            outcome = decide(envelope, _counted(exc), what.retry, queue=what.queue, now_ms=now)
-        await what.settler.carry_out(outcome, item)
-
-    async def _undecodable(self, item: Item, problem: Undecodable) -> None:
-        what, delivery = self._what, item.delivery
-        _log.warning("undecodable message in %s: %s", what.queue, problem)
-        if what.settler is None:
-            item.acks.ack(delivery.tag)
-            return
-        topic = delivery.routing_key
-        envelope = MessageEnvelope(
-            topic=topic,
-            body=delivery.body,
-            message_id=ContentIds(delivery).new_id(),
-            type="",
-            content_type="application/octet-stream",
-        )
-        failure = Failure(
-            reason=f"undecodable: {problem}",
-            queue=what.queue,
-            topic=topic,
-            at_ms=self._clock.now_ms(),
-            error_type=type(problem).__name__,
-        )
-        await what.settler.carry_out(Bury(envelope, failure), item, problem=str(problem))
-
 
 def _hand_back(items: list[Item]) -> None:
     for item in sorted(items, key=lambda item: item.delivery.tag):
         item.acks.hand_back(item.delivery.tag)
-
-
-def _counted(exc: Exception) -> Retry:
-    return Retry(
-        reason=" ".join(str(exc).split())[:500],
-        error_type=type(exc).__name__,
-        traceback="".join(traceback.format_exception(exc)),
-    )
-
-
-def _too_large(size: int, limit: int) -> DeadLetter:
-    reason = f"the body has {size} bytes, this receiver takes at most {limit}"
-    return DeadLetter(reason=reason, error_type=BodyTooLarge.__name__)
 
 
 async def _never(_: object) -> None:

@@ -1,74 +1,73 @@
 """Reads and works dead-letter queues over AMQP alone, without a management interface.
 
-A look takes letters with `basic.get` on a channel of its own and gives them back. A quorum queue with a delivery limit
-puts what comes back behind what came back earlier and before what was never taken; so order is kept only if a look takes
-*every* letter that ever came back, and gives them back one by one: closing the channel, or one `multiple`, returns them
-sorted by the text of an internal tag, the tenth before the second. A letter is removed only by an ack, and a replay acks
-only after the broker confirmed the message in its work queue.
+Everything is a look at a queue: its letters are taken in their order, and what is not removed is given back in it. A
+letter is removed only by an ack, and only after the broker confirmed what it became: the message in its work queue, or
+the letter in another dead-letter queue.
+
+While a walk goes on, others see none of its letters, and counts leave out those in hand. If its process dies in the middle,
+nothing is lost. Letters that were never looked at before keep their order then (as far as one channel holds them: about 200 MiB);
+if they were, those that the walk had taken stand behind the others, because a quorum queue puts what comes back behind what
+came back earlier. A walk has to end within the broker's consumer timeout (30 minutes unless configured), or the broker takes
+back what it holds.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Final, final
+
+from aiormq.exceptions import AMQPError, ChannelNotFoundEntity
 
 from rockbot_messaging.clock import Clock
 from rockbot_messaging.envelope import MessageEnvelope
-from rockbot_messaging.errors import BrokerUnreachable, LetterNotFound, Undecodable, Unroutable
-from rockbot_messaging.letters import DeadLetterQueue, Letter
-from rockbot_messaging.ports import Door
-from rockbot_messaging.rabbitmq.channel import ChannelLost
-from rockbot_messaging.rabbitmq.connection import Link, OpenChannel
-from rockbot_messaging.rabbitmq.declaring import depth
-from rockbot_messaging.rabbitmq.failures import problem_of, read_failure
-from rockbot_messaging.rabbitmq.fields import Properties, decode_properties
+from rockbot_messaging.errors import (
+    BrokerUnreachable,
+    Closed,
+    LetterNotFound,
+    MessagingError,
+    TopologyMismatch,
+    Unroutable,
+)
+from rockbot_messaging.letters import (
+    DeadLetterQueue,
+    Discard,
+    Erase,
+    Failure,
+    Fate,
+    Keep,
+    Letter,
+    Restore,
+    SendOn,
+    Walked,
+)
+from rockbot_messaging.ports import LetterVisitor
+from rockbot_messaging.rabbitmq.channel import ChannelLost, Parcel
+from rockbot_messaging.rabbitmq.connection import Link, speaking
+from rockbot_messaging.rabbitmq.letter_lock import LetterLock
+from rockbot_messaging.rabbitmq.letter_look import Look, Taken
+from rockbot_messaging.rabbitmq.letter_wire import LetterWire
 from rockbot_messaging.rabbitmq.publisher import Packer
 from rockbot_messaging.rabbitmq.sender import Sender
 from rockbot_messaging.rabbitmq.settings import RabbitSettings
 from rockbot_messaging.rabbitmq.topology import Names
-from rockbot_messaging.rabbitmq.wire import ContentIds, Delivery, decode
 from rockbot_messaging.settlement import sent_on
+from rockbot_messaging.walking import Search, Tally, check_fates, finished
 
 __all__ = ["RabbitDeadLetters"]
 
 _log = logging.getLogger("rockbot_messaging.rabbitmq")
 
-_BATCH: Final = 100
-#: Letters asked for at a time to find the first one that never came back.
-_FURTHER: Final = 20
-_PREFIX: Final = 6
-_EVERYTHING: Final = 2**31
-
-
-@final
-class _Look:
-    """Letters in hand, and the channel that holds them."""
-
-    def __init__(self, channel: OpenChannel) -> None:
-        self.content = channel.content
-        self.taken: list[Delivery] = []
-        self._channel = channel
-        self._removed: set[int] = set()
-
-    def remove(self, delivery: Delivery) -> None:
-        """Take a letter out of its queue for good."""
-        self._removed.add(delivery.tag)
-        self.content.ack(delivery.tag)
-
-    async def end(self) -> None:
-        """Give back what was not removed, in its order."""
-        for delivery in self.taken:
-            if delivery.tag not in self._removed:
-                self.content.hand_back(delivery.tag)
-        await self._channel.close()
+#: Letters read at a time where nobody says how many.
+_BATCH: Final = 200
+#: Seconds that counting the letters of every queue may take.
+_COUNTING: Final = 60.0
 
 
 @final
 class RabbitDeadLetters:
-    """`DeadLetters` on RabbitMQ. One look at a time per process: what a look holds, another one does not see."""
+    """`DeadLetters` on RabbitMQ."""
 
     def __init__(
         self,
@@ -82,168 +81,225 @@ class RabbitDeadLetters:
     ) -> None:
         self._link = link
         self._sender = sender
-        self._packer = packer
         self._names = names
         self._settings = settings
         self._clock = clock
         self._known = known
-        self._looking = asyncio.Lock()
+        self._wire = LetterWire(packer, names, clock, settings.user)
+        self._lock = LetterLock(link, settings)
 
     async def queues(self) -> list[DeadLetterQueue]:
-        """See `DeadLetters.queues`; depth counts what nobody is looking at right now."""
+        """See `DeadLetters.queues`; depth counts what nobody has in hand right now."""
         names = [self._names.dead_letters(self._names.queue(name)) for name in sorted(self._known())]
-        found = []
-        async with self._looking:
-            for name in (*names, self._names.unrouted):
-                count = await self._depth(name)
-                found.append(
-                    DeadLetterQueue(name=name, subscription=self._names.subscription_of(name), depth=count or 0)
-                )
-        return found
+        names.append(self._names.unrouted)
+        session = await self._link.session(self._settings.connect_timeout)
+        depths: dict[str, int] = {}
+        while len(depths) < len(names):
+            try:
+                channel = await session.channel(confirms=False)
+                try:
+                    async with speaking(_COUNTING):
+                        for name in names[len(depths) :]:
+                            answer = await channel.rpc.queue_declare(name, passive=True)
+                            depths[name] = answer.message_count or 0
+                except ChannelNotFoundEntity:
+                    # That ended the channel; it is not there yet.
+                    depths[names[len(depths)]] = 0
+                finally:
+                    await channel.close()
+            except (AMQPError, ChannelLost) as exc:
+                raise self._lost(exc) from None
+        return [
+            DeadLetterQueue(name=name, subscription=self._names.subscription_of(name), depth=depths[name])
+            for name in names
+        ]
 
     async def letters(self, queue: str, *, limit: int = 50, offset: int = 0) -> list[Letter]:
-        """See `DeadLetters.letters`."""
+        """See `DeadLetters.letters`. It costs as much as the furthest look before it."""
+        found: list[Letter] = []
         async with self._look(queue) as (name, look):
-            await self._take(look, name, offset + limit)
-            return [self._letter(name, delivery) for delivery in look.taken[offset : offset + limit]]
+            skip = offset
+            while len(found) < limit and (batch := await look.take(min(_BATCH, skip + limit - len(found)))):
+                found += [self._wire.read(name, one.delivery) for one in batch[skip:]]
+                skip -= min(skip, len(batch))
+        return found
 
     async def letter(self, queue: str, letter_id: str) -> Letter:
-        """See `DeadLetters.letter`."""
+        """See `DeadLetters.letter`; of several copies of one message the oldest is meant."""
         async with self._look(queue) as (name, look):
             return (await self._find(look, name, letter_id))[1]
 
     async def replay(self, queue: str, letter_id: str, *, body: bytes | None = None) -> MessageEnvelope:
-        """See `DeadLetters.replay`."""
+        """See `DeadLetters.replay`; raises `BodyTooLarge` for a mended body over the limit."""
         async with self._look(queue) as (name, look):
-            delivery, letter = await self._find(look, name, letter_id)
+            if name == self._names.discarded:
+                raise LetterNotFound(f"letter {letter_id!r} was discarded: restore it, then send it on")
+            taken, letter = await self._find(look, name, letter_id)
             envelope = sent_on(letter, now_ms=self._clock.now_ms(), body=body)
-            if body is not None:
-                self._packer.check_body(envelope, letter.failure.queue or envelope.topic)
-            await self._send(name, letter, envelope)
-            look.remove(delivery)
-            _log.info("dead letter %s of %s was replayed", letter.id, name)
-            return envelope
+            await finished(self._carry_out(look, taken, letter, SendOn(envelope)))
+        _log.info("letter %s of %s was sent on", letter.id, name)
+        return envelope
 
     async def discard(self, queue: str, letter_id: str, *, reason: str) -> Letter:
         """See `DeadLetters.discard`."""
         async with self._look(queue) as (name, look):
-            delivery, letter = await self._find(look, name, letter_id)
-            look.remove(delivery)
-            _log.warning("dead letter %s of %s was discarded: %s", letter.id, name, reason)
-            return letter
+            taken, letter = await self._find(look, name, letter_id)
+            fate = Erase() if name == self._names.discarded else Discard(reason)
+            await finished(self._carry_out(look, taken, letter, fate))
+        done = "erased" if isinstance(fate, Erase) else "discarded"
+        _log.warning("letter %s of %s was %s: %s", letter.id, name, done, reason)
+        return letter
 
-    # -- the queue -------------------------------------------------------------------------------------------------
+    async def walk(self, queue: str, decide: LetterVisitor, *, batch: int = _BATCH) -> Walked:
+        """See `DeadLetters.walk`."""
+        if batch < 1:
+            raise ValueError("a walk needs batches of at least 1 letter")
+        tally = Tally()
+        async with self._look(queue) as (name, look):
+            while shown := await look.take(batch):
+                letters = [self._wire.read(name, one.delivery) for one in shown]
+                fates = await decide(letters)
+                check_fates(fates, shown=len(shown), discarded=name == self._names.discarded)
+                await finished(self._carry_out_all(look, shown, letters, fates, tally))
+        return tally.walked()
 
-    @asynccontextmanager
-    async def _look(self, queue: str) -> AsyncGenerator[tuple[str, _Look]]:
-        name = await self._resolve(queue)
-        async with self._looking:
-            look = _Look(await self._channel())
-            try:
-                yield name, look
-            finally:
-                await look.end()
-
-    async def _resolve(self, queue: str) -> str:
+    async def bury(self, queue: str, envelope: MessageEnvelope, failure: Failure, *, problem: str = "") -> None:
+        """See `DeadLetters.bury`."""
         name = self._names.resolve_dead_letters(queue)
-        if await self._depth(name) is None:
-            raise LetterNotFound(f"there is no dead-letter queue {name!r}")
-        return name
-
-    async def _depth(self, queue: str) -> int | None:
-        session = await self._link.session(self._settings.connect_timeout)
-        try:
-            return await depth(session, queue)
-        except ChannelLost as exc:
-            raise self._lost(exc) from None
-
-    async def _channel(self) -> OpenChannel:
-        session = await self._link.session(self._settings.connect_timeout)
-        try:
-            return await session.channel(confirms=False)
-        except ChannelLost as exc:
-            raise self._lost(exc) from None
-
-    def _lost(self, exc: ChannelLost) -> BrokerUnreachable:
-        return BrokerUnreachable(f"the connection to RabbitMQ at {self._settings.address} was lost meanwhile: {exc}")
-
-    async def _take(self, look: _Look, queue: str, count: int) -> None:
-        """Take at least `count` letters if there are so many, oldest first, and every one that ever came back."""
-        taken = look.taken
-        while len(taken) < count or (taken and taken[-1].redelivered):
-            batch = await self._get(look, queue, min(_BATCH, max(_FURTHER, count - len(taken))))
-            taken += batch
-            if not batch:
-                break
-
-    async def _get(self, look: _Look, queue: str, count: int) -> list[Delivery]:
-        try:
-            async with asyncio.timeout(self._settings.confirm_timeout):
-                answers = await asyncio.gather(*look.content.get(queue, count))
-        except ChannelLost as exc:
-            raise self._lost(exc) from None
-        except TimeoutError:
-            raise BrokerUnreachable(
-                f"RabbitMQ at {self._settings.address} did not answer a look at {queue!r}"
-            ) from None
-        return [delivery for delivery in answers if delivery is not None]
-
-    async def _find(self, look: _Look, queue: str, letter_id: str) -> tuple[Delivery, Letter]:
-        if len(letter_id) < _PREFIX:
-            raise LetterNotFound(f"{letter_id!r} is too short: give at least {_PREFIX} characters of the letter's id")
-        found: dict[str, Delivery] = {}
-        await self._take(look, queue, _EVERYTHING)
-        for delivery in look.taken:
-            name = self._id(delivery)
-            if name == letter_id:
-                return delivery, self._letter(queue, delivery)
-            if name.startswith(letter_id):
-                found.setdefault(name, delivery)
-        if len(found) == 1:
-            (delivery,) = found.values()
-            return delivery, self._letter(queue, delivery)
-        if not found:
-            raise LetterNotFound(f"no dead letter {letter_id!r} lies in {queue!r}")
-        raise LetterNotFound(f"{letter_id!r} is ambiguous in {queue!r}: {', '.join(sorted(found)[:5])}")
-
-    # -- one letter ------------------------------------------------------------------------------------------------
-
-    def _id(self, delivery: Delivery) -> str:
-        return self._decode(delivery)[0].message_id
-
-    def _letter(self, queue: str, delivery: Delivery) -> Letter:
-        envelope, properties, problem = self._decode(delivery)
-        source = "" if queue == self._names.unrouted else queue.removesuffix(".dlq")
-        failure = read_failure(properties, queue=source, topic=envelope.topic, timestamp_ms=envelope.timestamp_ms)
-        if failure.topic != envelope.topic:
-            envelope = envelope.replace(topic=failure.topic)
-        problem = problem_of(properties) or problem
-        return Letter(id=envelope.message_id, queue=queue, envelope=envelope, failure=failure, problem=problem)
-
-    def _decode(self, delivery: Delivery) -> tuple[MessageEnvelope, Properties, str]:
-        ids = ContentIds(delivery)
-        try:
-            envelope = decode(delivery, ids, own_user=self._settings.user)
-            return envelope.replace(redelivered=False), decode_properties(delivery.properties), ""
-        except Undecodable as exc:
-            bare = Properties()
-            envelope = MessageEnvelope(
-                topic=delivery.routing_key, body=delivery.body, message_id=ids.new_id(), type="",
-                content_type="application/octet-stream",
-            )  # fmt: skip
-            return envelope, bare, str(exc)
-
-    async def _send(self, queue: str, letter: Letter, envelope: MessageEnvelope) -> None:
-        if queue == self._names.unrouted:
-            exchange = self._names.exchange(Door.COMMANDS)
-            parcel = self._packer.for_exchange(envelope, exchange, mandatory=True)
-        else:
-            parcel = self._packer.for_queue(
-                envelope, letter.failure.queue or queue.removesuffix(".dlq"), passed_on=True
+        if name == self._names.discarded:
+            raise LetterNotFound(
+                "nothing is buried among the discarded letters: bury it where it died, then discard it"
             )
-        (error,) = await self._sender.deliver([parcel])
+        (error,) = await self._sender.deliver([self._wire.buried(name, envelope, failure, problem)])
         if isinstance(error, Unroutable):
-            where = f"topic {envelope.topic!r}" if queue == self._names.unrouted else f"queue {parcel.routing_key!r}"
-            raise Unroutable(envelope.topic, f"nothing receives {where}; the letter stays where it is")
+            raise LetterNotFound(f"there is no dead-letter queue {name!r}")
         if error is not None:
             raise error
+
+    @asynccontextmanager
+    async def _look(self, queue: str) -> AsyncGenerator[tuple[str, Look]]:
+        name = self._names.resolve_dead_letters(queue)
+        async with self._lock.turn(name):
+            session = await self._lock.claim(name)
+            look = Look(session, name, self._settings)
+
+            async def leave() -> None:
+                try:
+                    await look.end()
+                finally:
+                    await self._lock.release(session, name)
+
+            try:
+                await look.begin()
+                yield name, look
+            except BaseException:
+                with suppress(MessagingError):
+                    await finished(leave())
+                raise
+            await finished(leave())
+
+    async def _find(self, look: Look, queue: str, letter_id: str) -> tuple[Taken, Letter]:
+        search = Search[Taken](letter_id)
+        certain = False
+        while not certain and (batch := await look.take(_BATCH)):
+            certain = any(search.offer(self._wire.id_of(one.delivery), one) for one in batch)
+        taken = search.result(queue)
+        return taken, self._wire.read(queue, taken.delivery)
+
+    async def _carry_out(self, look: Look, taken: Taken, letter: Letter, fate: Fate) -> None:
+        parcel = self._wire.carry_out(letter, fate)
+        if parcel is not None:
+            (error,) = await self._store([parcel], [fate], look)
+            if error is not None:
+                raise _explained(error, letter, fate, parcel)
+        look.remove_one(taken)
+
+    async def _carry_out_all(
+        self, look: Look, shown: Sequence[Taken], letters: Sequence[Letter], fates: Sequence[Fate], tally: Tally
+    ) -> None:
+        """Store what must be stored, with confirms pipelined, and then remove what is stored."""
+        gone: set[int] = set()
+        parcels: list[Parcel] = []
+        places: list[int] = []
+        for place, (letter, fate) in enumerate(zip(letters, fates, strict=True)):
+            try:
+                parcel = self._wire.carry_out(letter, fate)
+            except (MessagingError, ValueError) as exc:
+                tally.refuse(letter.id, exc)
+                continue
+            if parcel is not None:
+                parcels.append(parcel)
+                places.append(place)
+                continue
+            tally.done(fate)
+            if not isinstance(fate, Keep):
+                gone.add(place)
+        lost: MessagingError | None = None
+        errors = await self._store(parcels, [fates[place] for place in places], look)
+        await self._keep_originals(letters, fates, places, errors, look)
+        for place, parcel, error in zip(places, parcels, errors, strict=True):
+            letter, fate = letters[place], fates[place]
+            if error is None:
+                gone.add(place)
+                tally.done(fate)
+            elif isinstance(error, BrokerUnreachable | Closed | TopologyMismatch):
+                lost = error
+            else:
+                tally.refuse(letter.id, _explained(error, letter, fate, parcel))
+        look.remove(shown, gone)
+        if lost is not None:
+            raise lost
+
+    async def _keep_originals(
+        self,
+        letters: Sequence[Letter],
+        fates: Sequence[Fate],
+        places: Sequence[int],
+        errors: list[MessagingError | None],
+        look: Look,
+    ) -> None:
+        """Put away what mended messages were made of, before it is removed. What cannot be put away stays: an error."""
+        kept: list[tuple[int, Letter, Discard]] = []
+        for at, place in enumerate(places):
+            fate = fates[place]
+            if errors[at] is None and isinstance(fate, SendOn) and fate.keep_original is not None:
+                kept.append((at, letters[place], Discard(fate.keep_original)))
+        packed = [self._wire.carry_out(letter, fate) for _, letter, fate in kept]
+        parcels = [parcel for parcel in packed if parcel is not None]
+        for (at, _, _), error in zip(
+            kept, await self._store(parcels, [fate for _, _, fate in kept], look), strict=True
+        ):
+            errors[at] = error
+
+    async def _store(self, parcels: Sequence[Parcel], fates: Sequence[Fate], look: Look) -> list[MessagingError | None]:
+        look.check()
+        if not parcels:
+            return []
+        errors = await self._sender.deliver(parcels)
+        homeless = [
+            place
+            for place, (error, fate) in enumerate(zip(errors, fates, strict=True))
+            if isinstance(error, Unroutable) and isinstance(fate, Discard)
+        ]
+        if homeless:
+            # Somebody deleted the queue of discarded letters.
+            await self._sender.restore()
+            for place, error in zip(
+                homeless, await self._sender.deliver([parcels[at] for at in homeless]), strict=True
+            ):
+                errors[place] = error
+        return errors
+
+    def _lost(self, exc: Exception) -> BrokerUnreachable:
+        return BrokerUnreachable(f"the connection to RabbitMQ at {self._settings.address} was lost meanwhile: {exc}")
+
+
+def _explained(error: MessagingError, letter: Letter, fate: Fate, parcel: Parcel) -> MessagingError:
+    if not isinstance(error, Unroutable):
+        return error
+    if isinstance(fate, SendOn) and parcel.exchange:
+        return Unroutable(parcel.routing_key, f"still nobody receives topic {parcel.routing_key!r}; the letter stays")
+    verb = "go back" if isinstance(fate, Restore) else "go"
+    return Unroutable(
+        letter.envelope.topic, f"there is no queue {parcel.routing_key!r} that it could {verb} to; the letter stays"
+    )

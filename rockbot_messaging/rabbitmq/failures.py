@@ -23,7 +23,7 @@ _OVERHEAD: Final = 40
 
 def failure_headers(failure: Failure, *, budget: int, problem: str = "") -> dict[str, str | int]:
     """Headers for `failure` that together take at most `budget` bytes (at least 1024)."""
-    room = budget - 11 * _OVERHEAD
+    room = budget - 12 * _OVERHEAD
     texts = {
         "reason": _clip(failure.reason, min(2000, room // 4)),
         "queue": _clip(failure.queue, 255),
@@ -31,11 +31,15 @@ def failure_headers(failure: Failure, *, budget: int, problem: str = "") -> dict
         "error-type": _clip(failure.error_type, 200),
         "problem": _clip(problem, min(500, room // 8)),
         "broker": _clip(failure.broker, min(1000, room // 8)),
+        "handler": _clip(failure.handler, 200),
     }
     room = max(0, room - sum(len(text.encode()) for text in texts.values()))
     texts["history"] = _clip("\n".join(failure.history), room // 2)
     texts["traceback"] = _clip(failure.traceback, room - len(texts["history"].encode()))
-    headers: dict[str, str | int] = {FAILURE_PREFIX + name: text for name, text in texts.items() if text}
+    # A reason is written even if there is none: it is what tells our letters from the broker's.
+    headers: dict[str, str | int] = {
+        FAILURE_PREFIX + name: text for name, text in texts.items() if text or name == "reason"
+    }
     headers[f"{FAILURE_PREFIX}at"] = failure.at_ms
     headers[f"{FAILURE_PREFIX}attempt"] = failure.attempt
     return headers
@@ -70,8 +74,9 @@ def read_failure(properties: Properties, *, queue: str, topic: str, timestamp_ms
             attempt=_number(headers, "attempt", 1),
             error_type=_text(headers, "error-type"),
             traceback=_text(headers, "traceback"),
-            history=tuple(_text(headers, "history").splitlines()),
+            history=tuple(history.split("\n")) if (history := _text(headers, "history")) else (),
             broker=_text(headers, "broker"),
+            handler=_text(headers, "handler"),
         )
     deaths = _deaths(headers)
     if not deaths:

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-__all__ = ["Properties", "decode_properties", "decode_table", "encode_properties", "encode_table"]
+__all__ = ["Properties", "decode_properties", "decode_table", "encode_properties", "encode_table", "header_sizes"]
 
 
 class Properties(NamedTuple):
@@ -92,6 +92,28 @@ def _decode_properties(data: bytes) -> Properties:
             values[index] = data[at]
             at += 1
     return Properties._make(values)
+
+
+def header_sizes(data: bytes) -> dict[str, int]:
+    """Bytes that each header of a readable property list takes, its name included; a name that comes twice has both."""
+    flags = (data[0] << 8) | data[1]
+    at, more = 2, flags
+    while more & 1:
+        more = (data[at] << 8) | data[at + 1]
+        at += 2
+    for index in range(_HEADERS):
+        if flags & (0x8000 >> index):
+            at += 1 + data[at]
+    sizes: dict[str, int] = {}
+    if not flags & (0x8000 >> _HEADERS):
+        return sizes
+    at, end = at + 4, at + 4 + _U32(data, at)[0]
+    while at < end:
+        begun, named = at, at + 1 + data[at]
+        name = data[at + 1 : named].decode("utf-8", "replace")
+        _, at = _decode_value(data, named)
+        sizes[name] = sizes.get(name, 0) + at - begun
+    return sizes
 
 
 def decode_table(data: bytes) -> dict[str, Any]:

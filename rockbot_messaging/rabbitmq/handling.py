@@ -1,7 +1,4 @@
-"""How many deliveries are handled at the same time, and which of them must be alone.
-
-A delivery that comes back was in some process's hands when that process died, perhaps because of it. It is handled
-alone, so that if it kills this process too, its neighbours were not being worked on.
+"""Runs handlers: how many at the same time, which of them alone (`rockbot_messaging.room`), and in what tasks.
 
 Tasks are started for work that waits, not per delivery: handlers that never suspend run one after another in one task.
 """
@@ -11,25 +8,56 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import final
+from typing import Final, final
 
 from rockbot_messaging.rabbitmq.acks import Acks
 from rockbot_messaging.rabbitmq.channel import Channel
-from rockbot_messaging.rabbitmq.wire import Delivery
+from rockbot_messaging.rabbitmq.wire import ContentIds, Delivery, returns_of
+from rockbot_messaging.room import Room
 
-__all__ = ["Handling", "Item"]
+__all__ = ["GivenUp", "Handling", "Item"]
+
+#: Deliveries remembered at most; more than that are handled alone as any other that comes back.
+_REMEMBERED: Final = 2000
 
 
 @final
 class Item:
-    """A delivery and the channel on which it must be settled."""
+    """A delivery and the channel on which it must be settled; `alone` says that nothing may run beside it."""
 
-    __slots__ = ("acks", "channel", "delivery")
+    __slots__ = ("acks", "alone", "channel", "delivery")
 
-    def __init__(self, delivery: Delivery, channel: Channel, acks: Acks) -> None:
+    def __init__(self, delivery: Delivery, channel: Channel, acks: Acks, *, alone: bool) -> None:
         self.delivery = delivery
         self.channel = channel
         self.acks = acks
+        self.alone = alone
+
+
+@final
+class GivenUp:
+    """Deliveries that this process had in hand and never began before it lost their channel.
+
+    They come back marked as those that killed somebody do, and are innocent: nobody has worked on them, unless the broker
+    counts more returns than this one.
+    """
+
+    def __init__(self) -> None:
+        self._returns: dict[str, int] = {}
+
+    def note(self, delivery: Delivery) -> None:
+        """Expect `delivery` once more."""
+        if len(self._returns) < _REMEMBERED:
+            self._returns[ContentIds(delivery).new_id()] = returns_of(delivery) + 1
+        else:
+            # Whatever went to other processes never comes back here.
+            self._returns.clear()
+
+    def comes_back(self, delivery: Delivery) -> bool:
+        """Whether a redelivery is one of them; asked once for each."""
+        if not self._returns:
+            return False
+        return self._returns.pop(ContentIds(delivery).new_id(), None) == returns_of(delivery)
 
 
 @final
@@ -43,19 +71,17 @@ class Handling:
         self, work: Callable[[Item], Awaitable[None]], parallelism: int, *, on_idle: Callable[[], None]
     ) -> None:
         self._work = work
-        self._parallelism = parallelism
+        self._room = Room(parallelism)
         self._on_idle = on_idle
         self._loop = asyncio.get_running_loop()
         self._ready: deque[Item] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._active = 0
-        self._alone = False
         self._scheduled = False
 
     @property
     def active(self) -> int:
         """Items being worked on."""
-        return self._active
+        return self._room.active
 
     def offer(self, item: Item) -> None:
         """Work on `item` when its turn comes."""
@@ -77,7 +103,7 @@ class Handling:
         """Cancel what is being worked on; returns how much it is."""
         for task in self._tasks:
             task.cancel()
-        return self._active
+        return self._room.active
 
     def _schedule(self) -> None:
         if not self._scheduled:
@@ -85,9 +111,7 @@ class Handling:
             self._loop.call_soon(self._pump)
 
     def _may_begin(self) -> bool:
-        if not self._ready or self._alone or self._active >= self._parallelism:
-            return False
-        return self._active == 0 or not self._ready[0].delivery.redelivered
+        return bool(self._ready) and self._room.has_place(self._ready[0].alone)
 
     def _pump(self) -> None:
         self._scheduled = False
@@ -107,17 +131,15 @@ class Handling:
             self._schedule()
 
     async def _run(self) -> None:
-        while self._may_begin():
-            item = self._ready.popleft()
-            self._active += 1
-            self._alone = item.delivery.redelivered
+        ready, room, work = self._ready, self._room, self._work
+        while ready and room.admit(ready[0].alone):
+            item = ready.popleft()
             try:
-                await self._work(item)
+                await work(item)
             finally:
-                self._active -= 1
-                if item.delivery.redelivered:
-                    self._alone = False
+                room.leave()
+                if item.alone:
                     # This task takes the next item; those behind it need tasks of their own again.
                     self._schedule()
-        if not self._active and not self._ready:
+        if not room.active and not ready:
             self._on_idle()

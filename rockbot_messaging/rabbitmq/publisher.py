@@ -8,6 +8,7 @@ from typing import Final, final
 from rockbot_messaging.clock import Clock
 from rockbot_messaging.envelope import HeaderValue, MessageEnvelope
 from rockbot_messaging.errors import BodyTooLarge, MessagingError, NotConfirmed, Unroutable
+from rockbot_messaging.headers import MAX_PROPERTY_BYTES, check_headers
 from rockbot_messaging.letters import Failure
 from rockbot_messaging.ports import Door
 from rockbot_messaging.rabbitmq.channel import Parcel
@@ -21,8 +22,8 @@ from rockbot_messaging.topics import check_topic
 
 __all__ = ["Packer", "RabbitPublisher"]
 
-#: A content header is one frame; RabbitMQ's default frame is 128 KiB. Some room is kept for what the broker adds.
-_MAX_PROPERTIES: Final = 120 * 1024
+#: Of the room that a frame leaves to properties, what headers beside a failure may take.
+_BESIDE: Final = 4 * 1024
 _NOTHING: Final[Mapping[str, HeaderValue]] = {}
 
 
@@ -32,6 +33,7 @@ class Packer:
 
     def __init__(self, settings: RabbitSettings) -> None:
         self._max_body = settings.max_body_bytes
+        self._max_headers = settings.max_header_bytes
         self._max_failure = settings.max_failure_bytes
         self._user = settings.user if settings.sign else None
 
@@ -52,34 +54,45 @@ class Packer:
                 f"is {self._max_body}: send a reference instead"
             )
 
-    def for_exchange(self, envelope: MessageEnvelope, exchange: str, *, mandatory: bool) -> Parcel:
-        """A parcel by its topic.
+    def for_exchange(
+        self, envelope: MessageEnvelope, exchange: str, *, mandatory: bool, passed_on: bool = False
+    ) -> Parcel:
+        """A parcel by its topic; one that is `passed_on` keeps the user it came from.
 
         Raises:
-            InvalidTopic, BodyTooLarge: see the publisher port.
+            InvalidTopic, BodyTooLarge, HeadersTooLarge: see the publisher port.
         """
-        return self._parcel(envelope, exchange, check_topic(envelope.topic), mandatory=mandatory)
+        return self._parcel(envelope, exchange, check_topic(envelope.topic), mandatory=mandatory, passed_on=passed_on)
 
     def for_queue(self, envelope: MessageEnvelope, queue: str, *, passed_on: bool = False) -> Parcel:
         """A parcel for the one queue of this name; it comes back when there is none.
 
         Raises:
-            BodyTooLarge: see the publisher port.
+            BodyTooLarge, HeadersTooLarge: see the publisher port.
         """
         return self._parcel(envelope, "", queue, mandatory=True, by_queue=True, passed_on=passed_on)
 
-    def for_grave(self, envelope: MessageEnvelope, queue: str, failure: Failure, *, problem: str = "") -> Parcel:
+    def for_grave(
+        self,
+        envelope: MessageEnvelope,
+        queue: str,
+        failure: Failure,
+        *,
+        problem: str = "",
+        beside: Mapping[str, HeaderValue] = _NOTHING,
+    ) -> Parcel:
         """A parcel for a dead-letter queue, failure headers cut to what there is room for.
 
-        Free headers that leave no room for the reason of the failure are dropped, and the problem says so.
+        Free headers that leave no room for the reason of the failure are dropped, and the problem says so. Headers `beside`
+        the failure (at most 4 KiB) cut nothing, so that a letter that moves stays as it is.
         """
         bare = encode_properties(to_properties(envelope, user=self._user, by_queue=True, passed_on=True))
-        room = min(self._max_failure, _MAX_PROPERTIES - len(bare))
+        room = min(self._max_failure, MAX_PROPERTY_BYTES - len(bare))
         if room < 4096:
             problem = f"{len(envelope.headers)} free headers were too large to keep beside the failure; {problem}"
             envelope = envelope.replace(headers={})
             room = self._max_failure
-        extra = failure_headers(failure, budget=room, problem=problem)
+        extra = {**failure_headers(failure, budget=room, problem=problem), **beside}
         return self._parcel(envelope, "", queue, mandatory=True, by_queue=True, passed_on=True, extra=extra)
 
     def _parcel(
@@ -98,11 +111,8 @@ class Packer:
         properties = encode_properties(
             to_properties(envelope, user=self._user, by_queue=by_queue, passed_on=passed_on, extra=extra)
         )
-        if len(properties) > _MAX_PROPERTIES:
-            raise BodyTooLarge(
-                f"message {envelope.message_id} for {routing_key!r} has {len(properties)} bytes of headers, AMQP leaves "
-                f"room for {_MAX_PROPERTIES}"
-            )
+        most = MAX_PROPERTY_BYTES + (_BESIDE if extra else 0) if passed_on else self._max_headers
+        check_headers(len(properties), most, routing_key)
         return Parcel(exchange, routing_key, properties, envelope.body, mandatory, envelope.message_id)
 
 
@@ -163,7 +173,8 @@ class RabbitPublisher:
             error_type=type(error).__name__,
             history=envelope.history,
         )
-        parcel = self._packer.for_grave(envelope, self._names.unrouted, failure)
+        # It never came from a broker that could have said whose it is: it is ours.
+        parcel = self._packer.for_grave(envelope.replace(user_id=self._packer.user), self._names.unrouted, failure)
         (kept,) = await self._sender.deliver([parcel])
         if isinstance(kept, Unroutable):
             # Somebody deleted the unrouted queue.

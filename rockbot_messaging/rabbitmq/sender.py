@@ -27,8 +27,7 @@ __all__ = ["Sender"]
 
 _log = logging.getLogger("rockbot_messaging.rabbitmq")
 
-#: Publishes that may wait for their confirm at the same time; beyond it more in flight only costs memory.
-_WINDOW: Final = 1000
+#: Publishes that are written at once; the next ones wait for the confirms of these.
 _BATCH: Final = 500
 
 #: Seconds beyond its time limit that opening a channel may take, so that what it waits for can speak first.
@@ -64,17 +63,17 @@ class Sender:
         deaths = 0
         while todo:
             try:
-                session, channel = await self._channel(deadline)
-                todo, reason = await self._round(channel, parcels, todo, results, deadline, tried)
+                session, channel = await self._channel(deadline, in_flight=bool(tried))
+                todo, reason = await self._round(session, channel, parcels, todo, results, deadline, tried)
             except (BrokerUnreachable, Closed, TopologyMismatch) as exc:
                 for index in todo:
                     results[index] = _unconfirmed(str(exc)) if index in tried else exc
                 break
             except _Blocked as exc:
                 for index in todo:
-                    results[index] = NotConfirmed(str(exc))
+                    results[index] = _unconfirmed(str(exc)) if index in tried else _refused(str(exc))
                 break
-            if todo and session.stands:
+            if todo and reason and session.stands:
                 deaths += 1
                 if deaths >= _CHANNEL_DEATHS:
                     for index in todo:
@@ -111,6 +110,7 @@ class Sender:
 
     async def _round(
         self,
+        session: Session,
         channel: Channel,
         parcels: Sequence[Parcel],
         todo: list[int],
@@ -118,24 +118,35 @@ class Sender:
         deadline: float,
         tried: set[int],
     ) -> tuple[list[int], str]:
-        """Publish what is to do once; returns what met the end of the channel, and why it ended."""
+        """Publish what is to do once; returns what met the end of the channel, and why it ended, and what was not begun
+        because the broker blocks."""
         again: list[int] = []
         reason = ""
-        for start in range(0, len(todo), _BATCH):
+        window = self._settings.confirm_window
+        start = 0
+        while start < len(todo):
+            if session.blocked:
+                # What is written now would lie in the socket, and nobody could say whether it was stored.
+                return again + todo[start:], reason
             batch = todo[start : start + _BATCH]
             futures: list[asyncio.Future[Outcome]] = []
             try:
                 async with asyncio.timeout_at(deadline):
-                    if channel.outstanding >= _WINDOW or channel.behind:
-                        await channel.room(_WINDOW)
+                    if channel.outstanding >= window or channel.behind:
+                        await channel.room(window)
+                    batch = batch[: max(1, window - channel.outstanding)]
                     futures = channel.publish([parcels[index] for index in batch])
                     tried.update(batch)
                     for future in futures:
                         await future
             except TimeoutError:
                 pass
+            start += len(batch)
             for position, index in enumerate(batch):
                 future_now = futures[position] if futures else None
+                if future_now is None and index not in tried:
+                    results[index] = _refused(f"{window} others wait for their confirms, and none came in time")
+                    continue
                 if future_now is None or not future_now.done() or future_now.cancelled():
                     results[index] = _unconfirmed(f"no confirm within {self._settings.confirm_timeout:g} s")
                     continue
@@ -144,14 +155,14 @@ class Sender:
                     continue
                 if isinstance(outcome, ChannelLost):
                     again.append(index)
-                    reason = str(outcome)
+                    reason = str(outcome) or "it did not say why"
                 elif isinstance(outcome, Returned):
                     results[index] = Unroutable(parcels[index].routing_key)
                 else:
                     results[index] = NotConfirmed(f"message {parcels[index].message_id}: {outcome}")
         return again, reason
 
-    async def _channel(self, deadline: float) -> tuple[Session, Channel]:
+    async def _channel(self, deadline: float, *, in_flight: bool = False) -> tuple[Session, Channel]:
         if self._closed:
             raise Closed("this publisher was closed")
         opened = self._open
@@ -160,7 +171,7 @@ class Sender:
         try:
             # Opening takes turns and talks to the broker; both may last.
             async with asyncio.timeout_at(deadline + _SLACK):
-                return await self._reopen(deadline)
+                return await self._reopen(deadline, in_flight=in_flight)
         except TimeoutError:
             raise BrokerUnreachable(
                 f"RabbitMQ at {self._settings.address} did not open a channel for publishing in time"
@@ -178,9 +189,12 @@ class Sender:
         except ChannelLost as exc:
             raise BrokerUnreachable(f"RabbitMQ at {self._settings.address} cannot be set up: {exc}") from None
 
-    async def _reopen(self, deadline: float) -> tuple[Session, Channel]:
+    async def _reopen(self, deadline: float, *, in_flight: bool) -> tuple[Session, Channel]:
         loop = asyncio.get_running_loop()
-        patience = min(self._settings.connect_timeout, deadline - loop.time())
+        # Giving up what may be stored leaves its publisher not knowing; what was never written may fail sooner.
+        patience = deadline - loop.time()
+        if not in_flight:
+            patience = min(self._settings.connect_timeout, patience)
         async with self._opening:
             while True:
                 session = await self._link.session(patience)
@@ -214,12 +228,16 @@ class Sender:
         if not done:
             raise _Blocked(
                 f"RabbitMQ at {self._settings.address} blocks publishers (short of memory or disk) and did not let go "
-                f"within {self._settings.confirm_timeout:g} s; nothing was sent"
+                f"within {self._settings.confirm_timeout:g} s"
             )
 
 
 class _Blocked(Exception):
     """The broker takes no publishes."""
+
+
+def _refused(why: str) -> NotConfirmed:
+    return NotConfirmed(f"{why}; nothing was sent")
 
 
 def _unconfirmed(why: str) -> NotConfirmed:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, final
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
+from rockbot_messaging.headers import DEFAULT_MAX_HEADER_BYTES
 from rockbot_messaging.topics import check_topic
 
-__all__ = ["DEFAULT_MAX_BODY_BYTES", "RabbitSettings"]
+__all__ = ["DEFAULT_MAX_BODY_BYTES", "RabbitSettings", "tls_context"]
 
 DEFAULT_MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 
@@ -26,12 +28,18 @@ class RabbitSettings:
         url: ``amqp://`` or ``amqps://``, with user, password, host, port and virtual host; never shown.
             ``cafile``, ``certfile`` and ``keyfile`` may stand in its query instead of the fields below.
         namespace: prefix of every exchange and queue.
-        connect_timeout: how long opening may take, and how long a publish waits for a lost connection.
+        connect_timeout: how long opening may take, and how long a publish waits for a lost connection; one that was
+            written before it was lost waits for its confirm as long as any other.
         confirm_timeout: how long a publish waits for its confirm, reconnects and a blocked broker included.
+        confirm_window: publishes that wait for their confirm at the same time; further ones wait for room.
         max_body_bytes: a larger body is refused before it is sent.
+        max_header_bytes: larger headers are refused before they are sent, and are a dead letter when they arrive.
         max_failure_bytes: what all failure headers of a dead letter may take together.
-        reconnect_interval: pause between two attempts to connect.
+        reconnect_interval: pause between two attempts to connect at first; it doubles, and each is up to a half longer by
+            chance.
+        reconnect_longest: what it doubles up to.
         heartbeat: seconds after which a silent connection counts as dead (AMQP negotiates whole seconds).
+        letters_wait: how long a look at dead letters waits for another process that is at work on the same queue.
         subscriptions: work subscriptions whose dead letters this process looks after without consuming them.
         sign: put the user name on every message as its `user_id`, so that receivers can tell whom to trust; switch it
             off where the broker knows this user by another name (certificates, OAuth).
@@ -42,10 +50,14 @@ class RabbitSettings:
     namespace: str = "rockbot"
     connect_timeout: float = 10.0
     confirm_timeout: float = 30.0
+    confirm_window: int = 1000
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
+    max_header_bytes: int = DEFAULT_MAX_HEADER_BYTES
     max_failure_bytes: int = 32 * 1024
     reconnect_interval: float = 0.5
+    reconnect_longest: float = 3.0
     heartbeat: int = 20
+    letters_wait: float = 30.0
     subscriptions: tuple[str, ...] = ()
     sign: bool = True
     cafile: str | None = None
@@ -61,10 +73,13 @@ class RabbitSettings:
         if not known:
             raise ValueError("the broker URL must read amqp://user:password@host:port/vhost (or amqps://)")
         check_topic(self.namespace)
-        if min(self.connect_timeout, self.confirm_timeout, self.reconnect_interval) <= 0 or self.heartbeat < 1:
+        seconds = (self.connect_timeout, self.confirm_timeout, self.reconnect_interval, self.letters_wait)
+        if min(seconds) <= 0 or self.heartbeat < 1:
             raise ValueError("RabbitMQ timeouts, reconnect interval and heartbeat must be above 0")
         if self.max_body_bytes < 1 or self.max_failure_bytes < 1024:
             raise ValueError("max_body_bytes must be at least 1 and max_failure_bytes at least 1024")
+        if not 4096 <= self.max_header_bytes <= 100 * 1024 or self.confirm_window < 1:
+            raise ValueError("max_header_bytes must be 4096 to 102400, and confirm_window at least 1")
 
     @property
     def address(self) -> str:
@@ -103,11 +118,26 @@ class RabbitSettings:
         if parts.scheme != "amqps":
             return None
         query = dict(parse_qsl(parts.query))
-        context = ssl.create_default_context(cafile=self.cafile or query.get("cafile"))
-        certificate = self.certfile or query.get("certfile")
-        if certificate:
-            context.load_cert_chain(certificate, self.keyfile or query.get("keyfile"))
-        return context
+        cafile, certfile, keyfile = (getattr(self, name) or query.get(name) for name in _TLS_QUERY)
+        return tls_context(cafile, certfile, keyfile)
 
     def __str__(self) -> str:
         return f"RabbitMQ at {self.address}, virtual host {self.vhost!r}, namespace {self.namespace!r}"
+
+
+def tls_context(cafile: str | None, certfile: str | None, keyfile: str | None) -> ssl.SSLContext:
+    """A context that verifies the server, by the system's authorities without `cafile`, and presents `certfile`.
+
+    Raises:
+        OSError: a file cannot be read or is no certificate; the text names it.
+    """
+    for path in (cafile, certfile, keyfile):
+        if path and not Path(path).is_file():
+            raise FileNotFoundError(f"there is no file {path!r}")
+    context = ssl.create_default_context(cafile=cafile)
+    if certfile:
+        try:
+            context.load_cert_chain(certfile, keyfile)
+        except ssl.SSLError as exc:
+            raise OSError(f"{certfile!r} and {keyfile or certfile!r} are no certificate with its key: {exc}") from None
+    return context

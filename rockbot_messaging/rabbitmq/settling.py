@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final, final
 
 from rockbot_messaging.errors import MessagingError, Undecodable, Unroutable
+from rockbot_messaging.observing import tell
+from rockbot_messaging.ports import BusObserver
 from rockbot_messaging.rabbitmq.channel import Parcel
 from rockbot_messaging.rabbitmq.failures import broker_history
 from rockbot_messaging.rabbitmq.fields import Properties
@@ -31,20 +33,34 @@ _PAUSE: Final = 1.0
 class Settler:
     """Settles the deliveries of one work queue.
 
-    `restore` creates the delay queue of a step, or with None the dead-letter queue.
+    `restore` creates the delay queue of a step, or with None the work queue and its dead-letter queue. `observer` is told
+    what was carried out.
     """
 
     def __init__(
-        self, queue: str, names: Names, packer: Packer, sender: Sender, restore: Callable[[int | None], Awaitable[None]]
+        self,
+        queue: str,
+        names: Names,
+        packer: Packer,
+        sender: Sender,
+        restore: Callable[[int | None], Awaitable[None]],
+        *,
+        name: str = "",
+        observer: BusObserver | None = None,
     ) -> None:
         self._queue = queue
+        self._name = name
+        self._observer = observer
         self._names = names
         self._packer = packer
         self._sender = sender
         self._restore = restore
 
-    async def carry_out(self, outcome: Outcome, item: Item, *, problem: str = "") -> None:
-        """Settle `item` as decided; a delivery whose channel is gone is left to come again."""
+    async def carry_out(self, outcome: Outcome, item: Item, *, problem: str = "", handled: bool = True) -> None:
+        """Settle `item` as decided; a delivery whose channel is gone is left to come again.
+
+        Not `handled` is one that only goes on waiting: the observer hears nothing of it.
+        """
         tag = item.delivery.tag
         if isinstance(outcome, Forget):
             item.acks.ack(tag)
@@ -55,8 +71,9 @@ class Settler:
         error: Exception | None
         try:
             if isinstance(outcome, Delay):
-                step = outcome.step
-                parcel = self._packer.for_queue(outcome.envelope, self._names.delay(self._queue, step), passed_on=True)
+                step = outcome.step or None
+                queue = self._names.delay(self._queue, step) if step else self._queue
+                parcel = self._packer.for_queue(outcome.envelope, queue, passed_on=True)
             else:
                 parcel = self._grave(outcome, item, problem)
             error = await self._store(parcel, step)
@@ -65,11 +82,13 @@ class Settler:
             error = exc
         if error is None:
             item.acks.ack(tag)
+            if handled and self._observer is not None:
+                tell(self._observer, self._name, outcome)
             return
         _log.error(
             "a message of %s could not be moved to %s and goes back to its queue: %s",
             self._queue,
-            "its dead-letter queue" if isinstance(outcome, Bury) else f"the delay of {step} s",
+            "its dead-letter queue" if isinstance(outcome, Bury) else f"the delay of {step or 0} s",
             error,
             exc_info=None if isinstance(error, MessagingError | ValueError) else error,
         )

@@ -8,11 +8,12 @@ from typing import final
 
 from rockbot_messaging.clock import Clock, IdSource
 from rockbot_messaging.errors import Closed
-from rockbot_messaging.ports import MessageHandler
+from rockbot_messaging.ports import BusObserver, MessageHandler
 from rockbot_messaging.rabbitmq import topology
 from rockbot_messaging.rabbitmq.connection import Link, Session
-from rockbot_messaging.rabbitmq.consumption import Consuming, RabbitConsumption
+from rockbot_messaging.rabbitmq.consumption import RabbitConsumption
 from rockbot_messaging.rabbitmq.declaring import declare
+from rockbot_messaging.rabbitmq.delivering import Consuming
 from rockbot_messaging.rabbitmq.provision import Provision
 from rockbot_messaging.rabbitmq.publisher import Packer
 from rockbot_messaging.rabbitmq.sender import Sender
@@ -41,6 +42,7 @@ class RabbitSubscriber:
         settings: RabbitSettings,
         clock: Clock,
         ids: IdSource,
+        observer: BusObserver | None,
     ) -> None:
         self._link = link
         self._sender = sender
@@ -50,6 +52,7 @@ class RabbitSubscriber:
         self._settings = settings
         self._clock = clock
         self._ids = ids
+        self._observer = observer
         self._closed = False
         self.running: dict[str, RabbitConsumption] = {}
 
@@ -115,11 +118,14 @@ class RabbitSubscriber:
             prefetch=subscription.prefetch,
             parallelism=subscription.parallelism,
             retry=subscription.retry,
-            settler=Settler(queue, self._names, self._packer, self._sender, restore),
+            settler=Settler(
+                queue, self._names, self._packer, self._sender, restore, name=subscription.name, observer=self._observer
+            ),
             handler=handler,
             prepare=prepare,
             own_user=self._settings.user,
             max_body_bytes=self._settings.max_body_bytes,
+            max_header_bytes=self._settings.max_header_bytes,
         )
 
     def _watch(self, subscription: WatchSubscription, handler: MessageHandler) -> Consuming:
@@ -140,4 +146,5 @@ class RabbitSubscriber:
             prepare=prepare,
             own_user=self._settings.user,
             max_body_bytes=self._settings.max_body_bytes,
+            max_header_bytes=self._settings.max_header_bytes,
         )

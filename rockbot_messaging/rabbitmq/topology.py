@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, final
 
-from rockbot_messaging.letters import UNROUTED
+from rockbot_messaging.letters import DISCARDED, DISCARDED_SECONDS, UNROUTED
 from rockbot_messaging.ports import Door
-from rockbot_messaging.subscriptions import WatchSubscription, WorkSubscription
+from rockbot_messaging.subscriptions import WATCH_LIMIT, WatchSubscription, WorkSubscription
 
 __all__ = ["Binding", "Exchange", "Names", "Queue", "Topology", "delay", "shared", "watch", "work"]
 
@@ -81,6 +81,10 @@ class Names:
     def unrouted(self) -> str:
         return f"{self.namespace}.{UNROUTED}"
 
+    @property
+    def discarded(self) -> str:
+        return f"{self.namespace}.{DISCARDED}"
+
     def exchange(self, door: Door) -> str:
         """The exchange behind a door."""
         return self.namespace if door is Door.PUBLIC else f"{self.namespace}.{door.value}"
@@ -104,27 +108,35 @@ class Names:
 
     def subscription_of(self, dead_letter_queue: str) -> str:
         """The subscription whose failures a dead-letter queue keeps; the unrouted queue's is `UNROUTED`."""
-        if dead_letter_queue == self.unrouted:
-            return UNROUTED
+        if dead_letter_queue in (self.unrouted, self.discarded):
+            return dead_letter_queue.removeprefix(f"{self.namespace}.")
         return dead_letter_queue.removeprefix(f"{self.namespace}.").removesuffix(".dlq")
 
     def resolve_dead_letters(self, name: str) -> str:
         """The dead-letter queue meant by a queue's or a subscription's name."""
         if name in (UNROUTED, self.unrouted):
             return self.unrouted
+        if name in (DISCARDED, self.discarded):
+            return self.discarded
         queue = name if name.startswith(f"{self.namespace}.") else self.queue(name)
         return queue if queue.endswith(".dlq") else self.dead_letters(queue)
 
 
-def _keeper(name: str, server_major: int) -> Queue:
+def _keeper(name: str, server_major: int, *, seconds: int | None = None) -> Queue:
     limit = _UNLIMITED_SINCE_4 if server_major >= 4 else _UNREACHABLE_BEFORE_4
-    return Queue(name, {"x-queue-type": "quorum", "x-delivery-limit": limit})
+    arguments: dict[str, Any] = {"x-queue-type": "quorum", "x-delivery-limit": limit}
+    if seconds is not None:
+        arguments["x-message-ttl"] = seconds * 1000
+    return Queue(name, arguments)
 
 
 def shared(names: Names, *, server_major: int) -> Topology:
-    """The three exchanges and the queue of messages that nobody receives."""
+    """The three exchanges, the queue of messages that nobody receives and that of discarded letters."""
     return Topology(
-        queues=(_keeper(names.unrouted, server_major),),
+        queues=(
+            _keeper(names.unrouted, server_major),
+            _keeper(names.discarded, server_major, seconds=DISCARDED_SECONDS),
+        ),
         exchanges=(
             Exchange(names.unrouted, kind="fanout"),
             Exchange(names.exchange(Door.PUBLIC), {"alternate-exchange": names.unrouted}),
@@ -177,7 +189,7 @@ def delay(names: Names, queue: str, step: int) -> Topology:
 def watch(names: Names, subscription: WatchSubscription, queue: str) -> Topology:
     """The transient queue of one running watch subscription."""
     return Topology(
-        queues=(Queue(queue, transient=True),),
+        queues=(Queue(queue, {"x-max-length": WATCH_LIMIT, "x-overflow": "drop-head"}, transient=True),),
         bindings=tuple(
             Binding(queue, names.exchange(door), pattern) for pattern in subscription.patterns for door in Door
         ),

@@ -17,9 +17,18 @@ from rockbot_messaging.envelope import DEFAULT_TENANT, SCHEMA_VERSION, HeaderVal
 from rockbot_messaging.errors import Undecodable
 from rockbot_messaging.identity import derive_id, foreign_id
 from rockbot_messaging.rabbitmq import cloudevents
-from rockbot_messaging.rabbitmq.fields import Properties, decode_properties
+from rockbot_messaging.rabbitmq.fields import Properties, decode_properties, header_sizes
 
-__all__ = ["HEADER_PREFIX", "ContentIds", "Delivery", "decode", "properties_of", "to_properties"]
+__all__ = [
+    "HEADER_PREFIX",
+    "ContentIds",
+    "Delivery",
+    "decode",
+    "properties_of",
+    "returns_of",
+    "to_properties",
+    "written_by_sender",
+]
 
 HEADER_PREFIX: Final = "rockbot-"
 
@@ -33,6 +42,12 @@ _BEYOND: Final = 1 << 63
 #: Characters of a trace header that travel on; W3C asks for 512, and every message of a turn repeats them.
 _LONGEST_TRACE: Final = 4096
 _NOT_FREE: Final = frozenset({"traceparent", "tracestate", "CC", "BCC"})
+_RETURNS: Final = "x-delivery-count"
+#: What passing a message on adds or changes, and how many bytes of a history may be ours.
+_ADDED: Final = frozenset(
+    {_TOPIC, _USER, "rockbot-attempt", "rockbot-handbacks", "rockbot-due", "rockbot-first-failed", "rockbot-history"}
+)
+_OUR_HISTORY: Final = 8 * 1024
 
 
 @final
@@ -82,6 +97,30 @@ def properties_of(delivery: Delivery) -> Properties:
         return decode_properties(delivery.properties)
     except ValueError as exc:
         raise Undecodable(f"the message's AMQP properties cannot be read: {exc}") from None
+
+
+def returns_of(delivery: Delivery) -> int:
+    """How often the broker says that this copy came back; 0 when it does not say."""
+    try:
+        headers = decode_properties(delivery.properties).headers or _NOTHING
+    except ValueError:
+        return 0
+    count = headers.get(_RETURNS)
+    return count if type(count) is int and count > 0 else 0
+
+
+def written_by_sender(delivery: Delivery, envelope: MessageEnvelope) -> tuple[int, list[str]]:
+    """Bytes of a readable delivery's properties without what the broker and earlier deliveries added, and the large headers
+    that its `envelope` does not carry."""
+    sizes = header_sizes(delivery.properties)
+    added = sum(size for name, size in sizes.items() if name.startswith("x-") or name in _ADDED)
+    ours = max(0, sizes.get("rockbot-history", 0) - _OUR_HISTORY)
+    unread = [
+        f"{name[:80]} ({size} bytes)"
+        for name, size in sorted(sizes.items(), key=lambda header: -header[1])
+        if size > 1024 and name not in envelope.headers and _is_free(name)
+    ]
+    return len(delivery.properties) - added + ours, unread
 
 
 def decode(delivery: Delivery, ids: IdSource, *, own_user: str | None) -> MessageEnvelope:
@@ -165,8 +204,8 @@ def _envelope(
     history = text("rockbot-history") if "rockbot-history" in headers else None
     return_topic = text("rockbot-return-topic") if "rockbot-return-topic" in headers else None
     user = properties.user_id
-    if user is not None and user == own_user:
-        user = text(_USER) or user
+    if user is not None and user == own_user and _USER in headers:
+        user = text(_USER)
     return MessageEnvelope(
         topic=delivery.routing_key if delivery.exchange else text(_TOPIC) or delivery.routing_key,
         body=delivery.body,
@@ -187,12 +226,16 @@ def _envelope(
         attempt=max(1, number("rockbot-attempt") or 1) if "rockbot-attempt" in headers else 1,
         handbacks=max(0, number("rockbot-handbacks") or 0) if "rockbot-handbacks" in headers else 0,
         due_ms=number("rockbot-due") if "rockbot-due" in headers else None,
+        first_failed_ms=number("rockbot-first-failed") if "rockbot-first-failed" in headers else None,
         return_address=ReturnAddress(return_topic, text("rockbot-return-token") or "") if return_topic else None,
         user_id=user,
         traceparent=trace("traceparent") if "traceparent" in headers else None,
         tracestate=trace("tracestate") if "tracestate" in headers else None,
         durable=properties.delivery_mode != 1,
         redelivered=delivery.redelivered,
+        returns=max(0, number(_RETURNS) or 0) if delivery.redelivered else 0,
+        claim=text("rockbot-claim") if "rockbot-claim" in headers else None,
+        signature=text("rockbot-signature") if "rockbot-signature" in headers else None,
         history=tuple(history.split("\n")) if history else (),
         headers=_free(headers) if headers else _NO_HEADERS,
     )
@@ -255,6 +298,12 @@ def to_properties(
         headers["rockbot-handbacks"] = envelope.handbacks
     if envelope.due_ms is not None:
         headers["rockbot-due"] = envelope.due_ms
+    if envelope.first_failed_ms is not None:
+        headers["rockbot-first-failed"] = envelope.first_failed_ms
+    if envelope.claim is not None:
+        headers["rockbot-claim"] = envelope.claim
+    if envelope.signature is not None:
+        headers["rockbot-signature"] = envelope.signature
     if envelope.return_address is not None:
         headers["rockbot-return-topic"] = envelope.return_address.topic
         headers["rockbot-return-token"] = envelope.return_address.token
@@ -264,8 +313,9 @@ def to_properties(
         headers["traceparent"] = envelope.traceparent
     if envelope.tracestate is not None:
         headers["tracestate"] = envelope.tracestate
-    if passed_on and user is not None and envelope.user_id not in (None, user):
-        headers[_USER] = envelope.user_id
+    if passed_on and user is not None and envelope.user_id != user:
+        # Nobody known stays nobody known: what passes through our hands must not become ours to vouch for.
+        headers[_USER] = envelope.user_id or ""
     if envelope.headers:
         # What only the broker or this package may say does not travel as somebody's free header.
         headers.update((name, value) for name, value in envelope.headers.items() if _is_free(name))

@@ -6,8 +6,9 @@ import asyncio
 
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.ports import Door
-from rockbot_messaging.subscriptions import WatchSubscription, WorkSubscription
-from rockbot_messaging.testing.harness import Harness, depth, message, pass_time_until
+from rockbot_messaging.retries import RetryPolicy
+from rockbot_messaging.subscriptions import WATCH_LIMIT, WatchSubscription, WorkSubscription
+from rockbot_messaging.testing.harness import Harness, buried, depth, message, pass_time_until
 from rockbot_messaging.testing.recorder import Reaction, Recorder
 from rockbot_messaging.verdicts import Ack, DeadLetter, Retry, Verdict
 
@@ -109,6 +110,71 @@ class ConsumingCases:
         assert [one.redelivered for one in heir.envelopes] == [True, True, True, False, False]
         assert [one.attempt for one in heir.envelopes] == [1] * 5
         assert [one.redelivered for one in held.envelopes] == [False] * 3
+
+    async def test_what_comes_back_is_handled_alone_and_the_rest_side_by_side(self, harness: Harness) -> None:
+        dying, bus = await harness.connect(), await harness.connect()
+        held = Recorder(held=True)
+        work = WorkSubscription(name="work", patterns=("job",), prefetch=4)
+        await dying.subscriber.subscribe(work, held)
+        await bus.publisher.publish_many([message("job") for _ in range(4)])
+        await held.wait_for(4)
+        await harness.kill(dying)
+        running: dict[str, bool] = {}
+        beside: list[tuple[bool, int]] = []
+        together = asyncio.Event()
+
+        async def handle(envelope: MessageEnvelope) -> Verdict:
+            running[envelope.message_id] = envelope.redelivered
+            beside.append((envelope.redelivered, len(running)))
+            if envelope.redelivered:
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                assert list(running) == [envelope.message_id]
+            else:
+                if len(running) == 3:
+                    together.set()
+                await together.wait()
+            del running[envelope.message_id]
+            return Ack()
+
+        await bus.subscriber.subscribe(WorkSubscription(name="work", patterns=("job",), prefetch=10), handle)
+        await bus.publisher.publish_many([message("job") for _ in range(3)])
+        async with asyncio.timeout(10):
+            await together.wait()
+        assert [count for again, count in beside if again] == [1] * 4
+        assert max(count for again, count in beside if not again) == 3
+        assert await depth(bus, "work") == 0
+
+    async def test_a_subscription_full_of_slow_and_failing_work_does_not_hold_up_another(
+        self, harness: Harness
+    ) -> None:
+        bus = await harness.connect()
+        slow, failing, quick = Recorder(held=True), Recorder(lambda _: Retry(after=0)), Recorder()
+        patient = RetryPolicy(max_attempts=5)
+        await bus.subscriber.subscribe(WorkSubscription(name="slow", patterns=("job",), prefetch=20), slow)
+        await bus.subscriber.subscribe(WorkSubscription(name="failing", patterns=("job",), retry=patient), failing)
+        await bus.subscriber.subscribe(WorkSubscription(name="quick", patterns=("job",), prefetch=5), quick)
+        await bus.publisher.publish_many([message("job") for _ in range(300)])
+        await quick.wait_finished(300)
+        assert slow.finished == 0
+        assert len(slow.seen) <= 20
+        await buried(bus, "failing", 300)
+        slow.release()
+        await slow.wait_finished(300)
+
+    async def test_a_watcher_that_is_too_slow_loses_the_oldest(self, harness: Harness) -> None:
+        bus = await harness.connect()
+        watcher = Recorder(held=True)
+        watch = WatchSubscription(name="news", patterns=("news",), prefetch=1)
+        await bus.subscriber.subscribe(watch, watcher)
+        sent = [message("news", b"") for _ in range(WATCH_LIMIT + 50)]
+        await bus.publisher.publish(sent[0], door=Door.PUBLIC)
+        await watcher.wait_for(1)
+        for at in range(1, len(sent), 1000):
+            await bus.publisher.publish_many(sent[at : at + 1000], door=Door.PUBLIC)
+        watcher.release()
+        await watcher.wait_for(WATCH_LIMIT + 1, timeout=30)
+        assert watcher.ids == [one.message_id for one in (sent[0], *sent[-WATCH_LIMIT:])]
 
     async def test_stopping_waits_for_what_is_in_hand(self, harness: Harness) -> None:
         bus, later = await harness.connect(), await harness.connect()

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import pytest
 
-_CASES = ("carriage", "consuming", "letters", "routing", "settling")
+_CASES = ("carriage", "consuming", "letter_keeping", "letter_walks", "letters", "routing", "settling")
 pytest.register_assert_rewrite(*(f"rockbot_messaging.testing.{name}" for name in _CASES))
 
 from rockbot_messaging.testing.carriage import CarriageCases  # noqa: E402
 from rockbot_messaging.testing.consuming import ConsumingCases  # noqa: E402
+from rockbot_messaging.testing.letter_keeping import LetterKeepingCases  # noqa: E402
+from rockbot_messaging.testing.letter_walks import LetterWalkCases  # noqa: E402
 from rockbot_messaging.testing.letters import LetterCases  # noqa: E402
 from rockbot_messaging.testing.routing import RoutingCases  # noqa: E402
 from rockbot_messaging.testing.settling import SettlingCases  # noqa: E402
@@ -20,5 +22,7 @@ from rockbot_messaging.testing.settling import SettlingCases  # noqa: E402
 __all__ = ["BusContract"]
 
 
-class BusContract(RoutingCases, CarriageCases, ConsumingCases, SettlingCases, LetterCases):
+class BusContract(
+    RoutingCases, CarriageCases, ConsumingCases, SettlingCases, LetterCases, LetterKeepingCases, LetterWalkCases
+):
     """Every case. Real brokers spend about ten seconds in it waiting for delays of one second."""

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from rockbot_messaging.errors import BodyTooLarge, Closed, InvalidTopic, Unroutable
+from rockbot_messaging.envelope import ReturnAddress
+from rockbot_messaging.errors import BodyTooLarge, Closed, HeadersTooLarge, InvalidTopic, Unroutable
 from rockbot_messaging.letters import UNROUTED
 from rockbot_messaging.ports import Door
 from rockbot_messaging.subscriptions import WatchSubscription, WorkSubscription
@@ -143,6 +144,31 @@ class RoutingCases:
         with pytest.raises(BodyTooLarge):
             await bus.publisher.send(message("job", b"x" * 1001), address=consumption.address)
         fits = message("job", b"x" * 1000)
+        await bus.publisher.publish(fits)
+        await taker.wait_for(1)
+        assert taker.ids == [fits.message_id]
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"headers": {"large": "x" * 66_000}},
+            {"headers": {f"h{number}": "ü" * 500 for number in range(70)}},
+            {"conversation_id": "c" * 66_000},
+            {"return_address": ReturnAddress("home", "t" * 66_000)},
+        ],
+        ids=["one", "many", "a field", "a token"],
+    )
+    async def test_headers_over_the_limit_are_refused_before_they_are_sent(
+        self, harness: Harness, fields: dict[str, Any]
+    ) -> None:
+        bus = await harness.connect()
+        taker = Recorder()
+        consumption = await bus.subscriber.subscribe(WorkSubscription(name="work", patterns=("job",)), taker)
+        with pytest.raises(HeadersTooLarge, match="the limit is 65536"):
+            await bus.publisher.publish(message("job", **fields))
+        with pytest.raises(HeadersTooLarge):
+            await bus.publisher.send(message("job", **fields), address=consumption.address)
+        fits = message("job", headers={"large": "x" * 64_000})
         await bus.publisher.publish(fits)
         await taker.wait_for(1)
         assert taker.ids == [fits.message_id]

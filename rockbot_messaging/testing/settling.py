@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+
 import pytest
 
-from rockbot_messaging.retries import RetryPolicy
+from rockbot_messaging.envelope import MessageEnvelope
+from rockbot_messaging.retries import Fixed, Immediate, NoRetry, RetryPolicy, RetryRule
 from rockbot_messaging.subscriptions import WorkSubscription
 from rockbot_messaging.testing.harness import Harness, buried, depth, message, pass_time_until
 from rockbot_messaging.testing.recorder import Recorder
-from rockbot_messaging.verdicts import DeadLetter, Retry
+from rockbot_messaging.verdicts import Ack, DeadLetter, Retry, Verdict
 
 __all__ = ["SettlingCases"]
 
@@ -75,6 +79,119 @@ class SettlingCases:
         assert [one.history for one in handed.envelopes] == [(), (), ()]
         assert handed.seen[1].at_ms - handed.seen[0].at_ms >= 1000
         assert handed.seen[2].at_ms - handed.seen[1].at_ms >= 1000
+
+    async def test_an_immediate_retry_goes_through_the_queue_and_is_counted(self, harness: Harness) -> None:
+        bus = await harness.connect()
+        taker, bystander = Recorder(lambda _: ValueError("again")), Recorder()
+        policy = RetryPolicy(max_attempts=4, backoff=Immediate())
+        await bus.subscriber.subscribe(WorkSubscription(name="work", patterns=("job",), retry=policy), taker)
+        await bus.subscriber.subscribe(WorkSubscription(name="bystander", patterns=("job",)), bystander)
+        sent = message("job", b"payload", headers={"colour": "red"})
+        await bus.publisher.publish(sent)
+        await taker.wait_finished(4)
+        (letter,) = await buried(bus, "work", 1)
+        assert letter.failure.reason.startswith("gave up after 4 attempts: again")
+        assert [(one.attempt, one.topic, one.redelivered) for one in taker.envelopes] == [
+            (number, "job", False) for number in (1, 2, 3, 4)
+        ]
+        assert {one.message_id for one in taker.envelopes} == {sent.message_id}
+        assert dict(taker.envelopes[3].headers) == {"colour": "red"}
+        assert len({one.first_failed_ms for one in taker.envelopes[1:]}) == 1
+        assert len(bystander.seen) == 1
+
+    async def test_the_class_of_an_error_decides_how_it_is_retried(self, harness: Harness) -> None:
+        bus = await harness.connect()
+        errors = {"key": KeyError("no such key"), "index": IndexError("too far"), "value": ValueError("bad")}
+        taker = Recorder(lambda envelope: errors[envelope.body.decode()])
+        policy = RetryPolicy(
+            max_attempts=3,
+            backoff=Immediate(),
+            rules=(
+                RetryRule(errors=("KeyError",), backoff=NoRetry()),
+                RetryRule(errors=("LookupError",), max_attempts=2),
+            ),
+        )
+        await bus.subscriber.subscribe(WorkSubscription(name="work", patterns=("job",), retry=policy), taker)
+        await bus.publisher.publish_many([message("job", name.encode()) for name in errors])
+        letters = await buried(bus, "work", 3)
+        reasons = {letter.envelope.body.decode(): letter.failure.reason for letter in letters}
+        assert {letter.envelope.body.decode(): letter.failure.attempt for letter in letters} == {
+            "key": 1, "index": 2, "value": 3,
+        }  # fmt: skip
+        assert reasons["key"].startswith("the policy retries no KeyError")
+        assert reasons["index"].startswith("gave up after 2 attempts")
+
+    async def test_a_failure_beyond_the_age_of_the_policy_is_the_last(self, harness: Harness) -> None:
+        bus = await harness.connect()
+        taker = Recorder(lambda _: ValueError("still"), clock=harness.clock)
+        policy = RetryPolicy(max_attempts=50, backoff=Fixed(1), max_age=1.5)
+        await bus.subscriber.subscribe(WorkSubscription(name="work", patterns=("job",), retry=policy), taker)
+        await bus.publisher.publish(message("job"))
+        await pass_time_until(harness, lambda: taker.seen[-1:] != [] and taker.seen[-1].envelope.attempt > 1)
+        await pass_time_until(
+            harness, lambda: taker.seen[-1].at_ms - (taker.seen[1].envelope.first_failed_ms or 0) >= 1500
+        )
+        (letter,) = await buried(bus, "work", 1)
+        assert len(taker.seen) == letter.failure.attempt
+        assert letter.failure.attempt in (2, 3)
+        assert "after the first failure" in letter.failure.reason
+
+    async def test_a_hand_back_is_never_a_hot_loop_and_ends(self, harness: Harness) -> None:
+        bus = await harness.connect()
+        taker = Recorder(lambda _: Retry(counted=False, after=0, reason="busy"), clock=harness.clock)
+        policy = RetryPolicy(backoff=Immediate(), max_handbacks=2)
+        await bus.subscriber.subscribe(WorkSubscription(name="work", patterns=("job",), retry=policy), taker)
+        await bus.publisher.publish(message("job"))
+        await pass_time_until(harness, lambda: taker.finished >= 3)
+        (letter,) = await buried(bus, "work", 1)
+        assert letter.failure.reason == "handed back 2 times without being handled: busy"
+        assert letter.failure.attempt == 1
+        instants = [seen.at_ms for seen in taker.seen]
+        assert all(later - earlier >= 1000 for earlier, later in itertools.pairwise(instants))
+        assert len(instants) == 3
+
+    async def test_a_handler_that_ends_as_cancelled_by_itself_has_failed(self, harness: Harness) -> None:
+        bus = await harness.connect()
+        seen: list[MessageEnvelope] = []
+
+        async def stumbles(envelope: MessageEnvelope) -> Verdict:
+            seen.append(envelope)
+            inner = asyncio.get_running_loop().create_future()
+            inner.cancel()
+            await inner
+            return Ack()
+
+        policy = RetryPolicy(max_attempts=3, backoff=Immediate())
+        await bus.subscriber.subscribe(WorkSubscription(name="work", patterns=("job",), retry=policy), stumbles)
+        await bus.publisher.publish(message("job"))
+        (letter,) = await buried(bus, "work", 1)
+        assert letter.failure.error_type == "CancelledError"
+        assert [(one.attempt, one.redelivered) for one in seen] == [(1, False), (2, False), (3, False)]
+        assert bus.health().idle_seconds == {}
+
+    async def test_headers_over_the_limit_of_a_receiver_are_a_dead_letter_without_the_largest(
+        self, harness: Harness
+    ) -> None:
+        bus = await harness.connect()
+        taker = Recorder()
+        await bus.subscriber.subscribe(WorkSubscription(name="work", patterns=("job.#",)), taker)
+        await harness.publish_foreign(
+            "job.wide", b"payload", headers={"huge": "h" * 60_000, "large": "l" * 30_000, "small": "s"}
+        )
+        marker = message("job.marker")
+        await bus.publisher.publish(marker)
+        (letter,) = await buried(bus, "work", 1)
+        assert letter.envelope.body == b"payload"
+        headers = dict(letter.envelope.headers)
+        assert headers["large"] == "l" * 30_000
+        assert headers["small"] == "s"
+        assert str(headers["huge"]).startswith("hhhh")
+        assert str(headers["huge"]).endswith("... [60000 bytes, shortened]")
+        assert letter.failure.error_type == "HeadersTooLarge"
+        assert "takes at most 65536; shortened or left out: huge (" in letter.failure.reason
+        again = await bus.dead_letters.replay("work", letter.id)
+        await taker.wait_for(2)
+        assert taker.ids == [marker.message_id, again.message_id]
 
     async def test_a_message_with_a_due_instant_is_not_handled_before_it(self, harness: Harness) -> None:
         bus = await harness.connect()

@@ -1,4 +1,7 @@
-"""The RabbitMQ part: our host, raw aio-pika and FastStream in turn on one node, one exchange and one quorum queue.
+"""The RabbitMQ part: our host and others in turn on one node, each with a quorum queue between publisher and consumer.
+
+Those that can use a queue they did not make use the same exchange and queue as we do; task queues (Dramatiq, Celery, Taskiq)
+bring their own message format and queue, and get fewer messages because they are slower.
 
 Every contender first publishes its own messages, which is measured, and then consumes them, which is measured. Each run
 is a process of its own. The order changes from round to round, so that a slow minute of the machine hits all of them.
@@ -46,7 +49,25 @@ CONTENDERS: Final[dict[str, dict[str, tuple[str, list[str]]]]] = {
         "publish": ("fast_stream", ["publish", "{url}", "{exchange}", "{topic}", "{total}", "{in_flight}"]),
         "consume": ("fast_stream", ["consume", "{url}", "{queue}", "{total}", "{prefetch}"]),
     },
+    "aiormq": {
+        "publish": ("plain_aiormq", ["publish", "{url}", "{exchange}", "{topic}", "{total}", "{in_flight}"]),
+        "consume": ("plain_aiormq", ["consume", "{url}", "{queue}", "{total}", "{prefetch}"]),
+    },
+    "dramatiq": {
+        "publish": ("dramatiq_worker", ["publish", "{url}", "{own}", "{fewer}"]),
+        "consume": ("dramatiq_worker", ["consume", "{url}", "{own}", "{fewer}"]),
+    },
+    "celery": {
+        "publish": ("celery_worker", ["publish", "{url}", "{own}", "{fewer}"]),
+        "consume": ("celery_worker", ["consume", "{url}", "{own}", "{fewer}"]),
+    },
+    "taskiq": {
+        "publish": ("taskiq_worker", ["publish", "{url}", "{own}", "{fewer}", "{in_flight}"]),
+        "consume": ("taskiq_worker", ["consume", "{url}", "{own}", "{fewer}"]),
+    },
 }
+#: What those with queues of their own leave beside them.
+_LEFT_BESIDE: Final = ("", ".DQ", ".XQ", ".dead", ".delay")
 
 
 @contextlib.contextmanager
@@ -83,6 +104,7 @@ def measure(url: str, *, rounds: int, messages: int, say: Callable[[str], None])
         "topic": TOPIC,
         "queue": queue,
         "total": str(messages),
+        "fewer": str(max(1000, messages // 5)),
         "in_flight": str(IN_FLIGHT),
         "prefetch": str(PREFETCH),
     }
@@ -97,14 +119,17 @@ def measure(url: str, *, rounds: int, messages: int, say: Callable[[str], None])
             for number in range(rounds):
                 say(f"broker round {number + 1} of {rounds}")
                 for name in contenders[number % len(contenders) :] + contenders[: number % len(contenders)]:
+                    own = f"{_NAMESPACE}.{name}"
                     for mode, (module, arguments) in CONTENDERS[name].items():
-                        if mode != "consume":
+                        uses = own if "{own}" in arguments else queue
+                        if mode != "consume" and uses == queue:
                             channel.queue_purge(queue)
-                        results = _run(module, [argument.format(**values) for argument in arguments])
+                        results = _run(module, [argument.format(**values, own=own) for argument in arguments])
                         if mode == "consume":
-                            _check_settled(channel, queue, name)
+                            _check_settled(channel, uses, name)
                         for run, result in results.items():
                             runs[name].setdefault(run, []).append(result)
+                    _remove_own(channel, own)
         finally:
             _remove(channel, topology)
     return Samples(runs, server)
@@ -129,6 +154,12 @@ def _remove(channel: Any, topology: Topology) -> None:
         channel.queue_delete(queue.name)
     for exchange in topology.exchanges:
         channel.exchange_delete(exchange.name)
+
+
+def _remove_own(channel: Any, own: str) -> None:
+    for suffix in _LEFT_BESIDE:
+        channel.queue_delete(own + suffix)
+    channel.exchange_delete(f"{own}.exchange")
 
 
 def _run(module: str, arguments: list[str]) -> dict[str, dict[str, float]]:

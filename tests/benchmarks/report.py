@@ -22,7 +22,17 @@ TOLERANCE: Final = 0.25
 
 _REFERENCE: Final = Path(__file__).with_name("reference.json")
 _YARDSTICK: Final = "aio-pika"
-_LIBRARIES: Final = ("aio-pika", "aiormq", "pamqp", "faststream", "pydantic", "wasmtime")
+_LIBRARIES: Final = (
+    "aio-pika",
+    "aiormq",
+    "pamqp",
+    "faststream",
+    "dramatiq",
+    "celery",
+    "taskiq-aio-pika",
+    "pydantic",
+    "wasmtime",
+)
 
 #: What the project wants of itself; a figure is compared with `<=` when it is a cost, with `>=` when it is a rate.
 TARGETS: Final[tuple[tuple[str, str, str, float], ...]] = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import sys
 from pathlib import Path
@@ -11,15 +10,20 @@ import pytest
 from cli.conftest import Cli
 from gateway.fake_agent import FakeHost
 
+from rockbot.cli.render import Screen
+from rockbot.cli.views import pipeline_blocks
+from rockbot.operators.models import Pipeline
+from rockbot_messaging import RetryPolicy, WorkSubscription
+from rockbot_messaging.retries import RetryRule
+from rockbot_messaging.subscriptions import Lane, Ordered, Rate
+
 TASK = "agent.task.assistant"
 
 
 async def dead(host: FakeHost, body: bytes = b"not json") -> str:
     """The id of a message that has become a letter."""
     message = await host.operator.publish(TASK, body)
-    async with asyncio.timeout(5):
-        while not any(item.id == message.message_id for item in await host.operator.letters("agent.assistant")):
-            await asyncio.sleep(0)
+    await host.until_dead(message.message_id)
     return message.message_id
 
 
@@ -111,11 +115,6 @@ async def test_a_topic_nobody_receives_is_a_failure_with_the_way_out(cli: Cli) -
         ("publish", "a b", "--body", "a"),
         ("ask", "a b", "text"),
         ("ask", "assistant", ""),
-        ("dlq", "show"),
-        ("dlq", "show", "a", "b", "c"),
-        ("dlq", "replay", "abcdef", "--edit", "--body", "x"),
-        ("dlq", "discard", "abcdef"),
-        ("dlq", "discard", "abcdef", "--reason", " "),
     ],
     ids=" ".join,
 )
@@ -128,148 +127,43 @@ async def test_wrong_usage_is_exit_code_2_and_does_nothing(
     assert host.agent.seen == []
 
 
-async def test_dead_letters_are_listed_with_their_reason(cli: Cli, host: FakeHost) -> None:
-    assert (await cli("dlq", "list")).out == "no dead letters\n"
-    letter_id = await dead(host)
-    ran = await cli("dlq", "list")
-    header, row = ran.out.splitlines()
-    assert header.split() == ["QUEUE", "ID", "DIED", "TOPIC", "ATTEMPT", "REASON"]
-    assert row.startswith(f"agent.assistant  {letter_id}  ")
-    assert row.endswith("the body is no rockbot.agent.task")
-    [letter] = (await cli("dlq", "list", "agent.assistant", "--json")).lines
-    assert (letter["id"], letter["queue"]) == (letter_id, "agent.assistant")
-
-
-async def test_dlq_list_fails_on_request_when_there_is_a_letter(cli: Cli, host: FakeHost) -> None:
-    assert (await cli("dlq", "list", "--fail-if-any")).code == 0
-    await dead(host)
-    assert (await cli("dlq", "list", "--fail-if-any")).code == 6
-
-
-async def test_dlq_queues_counts(cli: Cli, host: FakeHost) -> None:
-    await dead(host)
-    assert (await cli("dlq", "queues", "--json")).lines == [
-        {"name": "rockbot.agent.assistant.dlq", "subscription": "agent.assistant", "depth": 1},
-        {"name": "rockbot.unrouted", "subscription": "unrouted", "depth": 0},
-    ]
-
-
-async def test_a_letter_is_explained(cli: Cli, host: FakeHost) -> None:
-    letter_id = await dead(host, b'{"inptu": "x"}')
-    ran = await cli("dlq", "show", "agent.assistant", letter_id)
-    for expected in (
-        "reason     the body is no rockbot.agent.task",
-        "error      InvalidEvent",
-        f"topic      {TASK}",
-        f"id         {letter_id}",
-        "traceback\nTrace: here",
-        'body (14 bytes of JSON)\n{\n  "inptu": "x"\n}',
-        f"rockbot dlq replay agent.assistant {letter_id} --edit",
-    ):
-        assert expected in ran.out
-    assert (await cli("dlq", "show", letter_id[:6])).out == ran.out
-
-
-async def test_a_binary_letter_is_shown_in_hex(cli: Cli, host: FakeHost) -> None:
-    letter_id = await dead(host, b"\xff\x1b[2Jx")
-    ran = await cli("dlq", "show", letter_id)
-    assert "00000000  ff 1b 5b 32 4a 78" in ran.out
-    assert ".." in ran.out
-    assert "\x1b" not in ran.out
-
-
-async def test_control_characters_of_a_letter_do_not_reach_the_terminal(cli: Cli, host: FakeHost) -> None:
-    letter_id = await dead(host, b"\x1b]0;owned\x07 \xe2\x80\xae")
-    ran = await cli("dlq", "show", letter_id)
-    assert "\\x1b]0;owned\\x07 \\u202e" in ran.out
-    assert "\x1b" not in ran.out
-
-
-async def test_a_mended_letter_is_sent_on(cli: Cli, host: FakeHost, tmp_path: Path) -> None:
-    first, second, third = [await dead(host, f"bad {number}".encode()) for number in range(3)]
-    path = tmp_path / "mended"
-    path.write_text('{"input": "from a file"}')
-    ran = await cli("dlq", "replay", "agent.assistant", first, "--body", '{"input": "mended"}')
-    assert (ran.code, ran.out) == (0, f"sent on {first} to {TASK}\n")
-    assert (await cli("dlq", "replay", second, "--file", str(path))).code == 0
-    assert host.agent.seen[-2].body == b'{"input": "mended"}'
-    assert host.agent.seen[-1].body == b'{"input": "from a file"}'
-    assert [letter.id for letter in await host.operator.letters("agent.assistant")] == [third]
-
-
-async def test_a_letter_is_mended_in_an_editor(
-    cli: Cli, host: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    letter_id = await dead(host, b'{"inptu": "x"}')
-    editor = tmp_path / "editor.py"
-    editor.write_text(
-        "import pathlib, sys\npath = pathlib.Path(sys.argv[1])\n"
-        "path.write_text(path.read_text().replace('inptu', 'input') + '\\n')\n"
-    )
-    monkeypatch.setenv("EDITOR", f"{sys.executable} {editor}")
-    ran = await cli("dlq", "replay", letter_id, "--edit")
-    assert (ran.code, host.agent.seen[-1].body) == (0, b'{"input": "x"}')
-
-
-@pytest.mark.parametrize(
-    ("editor", "code", "text"),
-    [
-        (None, 2, "set VISUAL or EDITOR"),
-        ("true", 1, "was not changed; nothing was sent"),
-        ("false", 1, "ended with status 1; nothing was sent"),
-        ("/no/such/editor", 1, "cannot be started"),
-    ],
-)
-async def test_a_letter_nobody_mended_stays(
-    cli: Cli, host: FakeHost, monkeypatch: pytest.MonkeyPatch, editor: str | None, code: int, text: str
-) -> None:
-    letter_id = await dead(host)
-    if editor:
-        monkeypatch.setenv("VISUAL", editor)
-    ran = await cli("dlq", "replay", letter_id, "--edit")
-    assert ran.code == code
-    assert text in ran.err
-    assert len(host.agent.seen) == 1
-    assert len(await host.operator.letters("agent.assistant")) == 1
-
-
-async def test_discarding_needs_a_yes(cli: Cli, host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    letter_id = await dead(host)
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    refused = await cli("dlq", "discard", letter_id, "--reason", "a test")
-    assert (refused.code, "add --yes" in refused.err) == (2, True)
-    ran = await cli("dlq", "discard", letter_id, "--reason", "a test", "--yes")
-    assert (ran.code, ran.out) == (0, f"discarded {letter_id} of agent.assistant\n")
-    assert await host.operator.letters("agent.assistant") == []
-
-
-async def test_an_id_that_means_nothing_or_too_little_is_told(cli: Cli, host: FakeHost) -> None:
-    await dead(host)
-    for where, text in (
-        (("abcdef",), "no letter 'abcdef' lies in any dead-letter queue"),
-        (("abc",), "too short"),
-        (("no.such", "abcdef"), "no dead-letter queue 'no.such'"),
-    ):
-        ran = await cli("dlq", "show", *where, "--json")
-        assert (ran.code, ran.error["code"]) == (1, "letter_not_found")
-        assert text in ran.error["message"]
-
-
-async def test_a_letter_in_two_queues_asks_for_the_queue(cli: Cli, host: FakeHost) -> None:
-    message = host.agent.seen
-    await dead(host)
-    await host.bus.publisher.publish(message[0].replace(topic="no.such"), door=_public())
-    ran = await cli("dlq", "show", message[0].message_id)
-    assert ran.code == 1
-    assert "(agent.assistant, unrouted): name the queue too" in ran.err
-
-
 async def test_the_pipeline_of_the_host_is_printed(cli: Cli) -> None:
     ran = await cli("pipeline")
     assert "rockbot.agent.task  logging > agent" in ran.out
     assert ran.err == ""
     [found] = (await cli("pipeline", "--json")).lines
-    assert found["subscriptions"][0]["name"] == "agent.assistant"
+    [subscription] = found["subscriptions"]
+    assert (subscription["name"], subscription["retry"]) == ("agent.assistant", "1 attempt; then a dead letter")
+    assert subscription["retry_table"][0].startswith("errors")
+    assert subscription["guard"].startswith("after 10 failures in a row")
+
+
+def test_a_pipeline_shows_the_retry_table_order_lane_and_rate_of_each_subscription(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    work = WorkSubscription(
+        name="orders",
+        patterns=("order.*",),
+        retry=RetryPolicy(max_attempts=3, rules=(RetryRule(errors=("KeyError",), max_attempts=1),)),
+        ordered=Ordered(by="header:customer", on_dead="skip"),
+        lane=Lane(group="models", rank=2, slots=8),
+        rate=Rate(per_second=2.5, burst=4),
+        guard=None,
+        remember=900,
+    )
+    same = WorkSubscription(name="more", patterns=("more.*",), retry=work.retry)
+    pipeline = Pipeline.describe(chain=[], failures=[], subscriptions=[work, same])
+    Screen().show(pipeline, pipeline_blocks(pipeline))
+    out = capsys.readouterr().out
+    for told in (
+        "Retries of orders, more\nerrors    | attempts | waits",
+        "KeyError  | 1 ",
+        "by header:customer; a dead letter is skipped",
+        "rank 2 of models, 8 slots together, a rank up every 30 s",
+        "2.5 a second, 4 at once",
+        "15 min",
+    ):
+        assert told in out
 
 
 async def test_the_doctor_ends_well_with_a_host_and_warns_strictly_on_request(cli: Cli, host: FakeHost) -> None:
@@ -282,7 +176,12 @@ async def test_the_doctor_ends_well_with_a_host_and_warns_strictly_on_request(cl
     assert "-> rockbot dlq list agent.assistant" in strict.out
 
 
-def _public():  # type: ignore[no-untyped-def]
-    from rockbot_messaging import Door
-
-    return Door.PUBLIC
+async def test_the_doctor_fails_on_what_it_is_told_to(cli: Cli, host: FakeHost) -> None:
+    assert (await cli("doctor", "--fail-on", "dead-letters")).code == 0
+    await dead(host)
+    ran = await cli("doctor", "--fail-on", "dead-letters")
+    assert ran.code == 6
+    assert "1 in rockbot.agent.assistant.dlq, 1 in the last hour, the oldest since" in ran.out
+    assert (await cli("doctor", "--fail-on", "warnings")).code == 6
+    assert (await cli("doctor")).code == 0
+    assert (await cli("doctor", "--fail-on", "everything")).code == 2

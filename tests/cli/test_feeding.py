@@ -40,11 +40,11 @@ async def test_every_line_is_done_and_the_dead_letters_are_told(
 ) -> None:
     assert await feeder(host).run(feed, at_once=at_once) == 0
     out, err = capsys.readouterr()
-    letters = await host.operator.letters("agent.assistant")
+    letters = await host.lying()
     assert len(letters) == 2
     assert "HELLO\n" in out
-    for letter in letters:
-        assert f"rockbot dlq replay agent.assistant {letter.id} --edit" in out
+    for letter_id in letters:
+        assert f"rockbot dlq replay agent.assistant {letter_id} --edit" in out
     assert out.count("the body is no rockbot.agent.task") == 2
     assert "[3] this is not JSON" not in err
     for told in ("task failed: too much", "run_python", "waits in tools.dlq: no disk", "2 dead letters"):

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rockbot.cli.letters_views import row_blocks
 from rockbot.cli.render import Facts, Grid, Prose, Screen, printable
-from rockbot.cli.views import instant, letters_blocks, step_line
+from rockbot.cli.views import instant, step_line
 from rockbot.events.tasks import AgentStatus
-from rockbot.operators.models import LetterSummary, QueueInfo
+from rockbot.letters.models import LetterRow, QueueSummary
 
 GRID = Grid(("NAME", "VALUE"), [("a", "1"), ("longer", "[bold]2[/bold]")], title="Title", empty="nothing")
 
@@ -41,8 +42,9 @@ def terminal() -> Iterator[Terminal]:
         yield stream
 
 
-def letter(**changes: object) -> LetterSummary:
+def letter(**changes: object) -> LetterRow:
     fields: dict[str, object] = {
+        "group": "g",
         "id": "0123456789abcdef",
         "queue": "agent.assistant",
         "topic": "agent.task.assistant",
@@ -53,7 +55,7 @@ def letter(**changes: object) -> LetterSummary:
         "attempt": 1,
         "body_size": 0,
     }
-    return LetterSummary.model_validate({**fields, **changes})
+    return LetterRow.model_validate({**fields, **changes})
 
 
 def test_a_pipe_gets_aligned_text_without_colours(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,7 +66,10 @@ def test_a_pipe_gets_aligned_text_without_colours(capsys: pytest.CaptureFixture[
 
 
 def test_a_program_gets_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    queues = [QueueInfo(name="a.dlq", subscription="a", depth=1), QueueInfo(name="b.dlq", subscription="b", depth=2)]
+    queues = [
+        QueueSummary(name="a.dlq", subscription="a", depth=1),
+        QueueSummary(name="b.dlq", subscription="b", depth=2),
+    ]
     screen = Screen(json=True)
     screen.show(queues, [GRID])
     screen.say("not for programs")
@@ -103,23 +108,23 @@ def test_colours_can_be_switched_off(monkeypatch: pytest.MonkeyPatch, way: str) 
 @pytest.mark.usefixtures("colours")
 def test_a_narrow_terminal_gets_shortened_ids_and_fewer_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     with terminal() as narrow:
-        Screen().show((), letters_blocks([letter()]))
+        Screen().show((), row_blocks([letter()]))
     assert "01234567" in narrow.getvalue()
     assert "012345678" not in narrow.getvalue()
     assert "TOPIC" not in narrow.getvalue()
     monkeypatch.setenv("COLUMNS", "160")
     with terminal() as wide:
-        Screen().show((), letters_blocks([letter()]))
+        Screen().show((), row_blocks([letter()]))
     assert "TOPIC" in wide.getvalue()
 
 
 def test_a_pipe_gets_whole_ids(capsys: pytest.CaptureFixture[str]) -> None:
-    Screen().show((), letters_blocks([letter()]))
+    Screen().show((), row_blocks([letter()]))
     assert "0123456789abcdef" in capsys.readouterr().out
 
 
 def test_a_line_of_a_table_stays_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    Screen().show((), letters_blocks([letter(reason="two\nlines\x1b[31m")]))
+    Screen().show((), row_blocks([letter(reason="two\nlines\x1b[31m")]))
     assert capsys.readouterr().out.splitlines()[1].endswith("two lines\\x1b[31m")
 
 

@@ -19,18 +19,21 @@ from rockbot.events import Event, EventRegistry, LlmRequest, StepStalled, ToolIn
 from rockbot.failures import FAILURES, describe_failures, verdict_of
 from rockbot.handler import CallNext
 from rockbot.outgoing import Outgoing
+from rockbot.receiving import Receiving
 from rockbot.state.ports import StateUnavailable, VersionConflict
 from rockbot_messaging.envelope import SCHEMA_VERSION, MessageEnvelope, ReturnAddress
 from rockbot_messaging.errors import (
     BodyTooLarge,
     BrokerUnreachable,
     Closed,
+    HeadersTooLarge,
     InvalidTopic,
     MessagingError,
     NotConfirmed,
     Unroutable,
 )
 from rockbot_messaging.ports import Door
+from rockbot_messaging.regulation import Regulation
 from rockbot_messaging.retries import RetryPolicy
 from rockbot_messaging.subscriptions import WatchSubscription, WorkSubscription
 from rockbot_messaging.testing import FakeClock
@@ -38,7 +41,7 @@ from rockbot_messaging.verdicts import Ack, DeadLetter, Retry, Verdict
 
 REGISTRY = EventRegistry([Ping, Pong, ToolInvoke, ToolResult, LlmRequest, StepStalled])
 HOME = ReturnAddress("agent.step.assistant", "token")
-POLICY = RetryPolicy(max_attempts=3)
+WORK = WorkSubscription(name="work", patterns=("test.#",), retry=RetryPolicy(max_attempts=3), guard=None)
 
 
 async def nothing(event: Event, context: Context, call_next: CallNext) -> None:
@@ -66,9 +69,12 @@ class Bench:
             clock=self.clock,
             source="test",
         )
+        regulation = Regulation(clock=self.clock, publish=self.desk.publish, source="test")
+        self.receiving = Receiving(self.dispatcher, regulation)
+        self.work = self.receiving.handler(WORK)
 
     async def dispatch(self, body: bytes = b"{}", **fields: Any) -> Verdict:
-        return await self.dispatcher.dispatch(envelope(body, **fields), subscription="work", policy=POLICY)
+        return await self.work(envelope(body, **fields))
 
 
 # -- reading
@@ -106,14 +112,17 @@ async def test_this_schema_version_and_the_next_are_read() -> None:
 async def waited_for_an_upgrade(bench: Bench, **fields: Any) -> tuple[float, DeadLetter]:
     """Deliver a message until it is no longer handed back: the seconds that took, and its end."""
     waited = 0.0
+    first_ms: int | None = None
     for handbacks in range(1000):
-        verdict = await bench.dispatch(handbacks=handbacks, attempt=2, **fields)
+        verdict = await bench.dispatch(handbacks=handbacks, first_failed_ms=first_ms, attempt=2, **fields)
         if isinstance(verdict, DeadLetter):
             return waited, verdict
         assert isinstance(verdict, Retry)
         assert not verdict.counted
         assert verdict.after
         waited += verdict.after
+        first_ms = first_ms or bench.clock.now_ms()
+        bench.clock.advance(verdict.after)
     raise AssertionError("it is handed back for ever")
 
 
@@ -123,7 +132,17 @@ async def test_a_newer_schema_version_waits_for_the_upgrade_whatever_its_timesta
     fields = {"body": b"unreadable", "schema_version": SCHEMA_VERSION + 2, "timestamp_ms": timestamp_ms}
     waited, end = await waited_for_an_upgrade(bench, **fields)
     assert waited == UPGRADE_WINDOW
-    assert end.reason == ("schema version 3 is newer than this release reads (2); no host could handle it in 30 tries")
+    assert end.reason == (
+        "schema version 3 is newer than this release reads (2); no host could handle it for 15 minutes"
+    )
+
+
+async def test_hand_backs_for_other_reasons_leave_the_upgrade_its_time() -> None:
+    bench = Bench()
+    first_ms = bench.clock.now_ms() - 60_000
+    verdict = await bench.dispatch(schema_version=SCHEMA_VERSION + 2, handbacks=500, first_failed_ms=first_ms)
+    assert isinstance(verdict, Retry)
+    assert not verdict.counted
 
 
 async def test_what_a_newer_release_stored_waits_for_the_upgrade_too_and_then_tells_its_turn() -> None:
@@ -166,21 +185,32 @@ async def test_a_message_whose_ids_no_key_can_be_made_of_dies_at_once_and_says_w
 # -- the table
 
 
+def died(reason: str, error: str) -> DeadLetter:
+    return DeadLetter(reason=reason, error_type=error, handler="work")
+
+
+def again(reason: str, error: str, *bases: str, counted: bool = False, after: float | None = None) -> Retry:
+    return Retry(after=after, reason=reason, counted=counted, error_type=error, error_bases=bases, handler="work")
+
+
 @pytest.mark.parametrize(
     ("exc", "expected"),
     [
-        (PermanentFailure("never"), DeadLetter(reason="never", error_type="PermanentFailure")),
-        (ConfigError("wrong key"), DeadLetter(reason="wrong key", error_type="ConfigError")),
-        (TemporaryFailure("busy"), Retry(reason="busy", error_type="TemporaryFailure")),
+        (PermanentFailure("never"), died("never", "PermanentFailure")),
+        (ConfigError("wrong key"), died("wrong key", "ConfigError")),
+        (TemporaryFailure("busy"), again("busy", "TemporaryFailure", "RockBotError", counted=True)),
         (
             TemporaryFailure("busy", after=7, counted=False),
-            Retry(after=7, counted=False, reason="busy", error_type="TemporaryFailure"),
+            again("busy", "TemporaryFailure", "RockBotError", after=7),
         ),
-        (VersionConflict("other"), Retry(counted=False, reason="other", error_type="VersionConflict")),
-        (StateUnavailable("full"), Retry(counted=False, reason="full", error_type="StateUnavailable")),
-        (BrokerUnreachable("away"), Retry(counted=False, reason="away", error_type="BrokerUnreachable")),
-        (NotConfirmed("nack"), Retry(counted=False, reason="nack", error_type="NotConfirmed")),
-        (Closed("closing"), Retry(counted=False, reason="closing", error_type="Closed")),
+        (VersionConflict("other"), again("other", "VersionConflict", "StateError")),
+        (StateUnavailable("full"), again("full", "StateUnavailable", "StateError")),
+        (
+            BrokerUnreachable("away"),
+            again("away", "BrokerUnreachable", "MessagingError", "ConnectionError", "OSError"),
+        ),
+        (NotConfirmed("nack"), again("nack", "NotConfirmed", "MessagingError")),
+        (Closed("closing"), again("closing", "Closed", "MessagingError")),
     ],
 )
 async def test_failures_become_the_verdict_of_their_row(exc: Exception, expected: Verdict) -> None:
@@ -193,6 +223,7 @@ async def test_failures_become_the_verdict_of_their_row(exc: Exception, expected
     ("exc", "kind"),
     [
         (BodyTooLarge("20 MiB"), DeadLetter),
+        (HeadersTooLarge("100 KiB"), DeadLetter),
         (InvalidTopic("a b"), DeadLetter),
         (Unroutable("a.b"), Retry),
         (TimeoutError("slow"), Retry),
@@ -212,7 +243,48 @@ async def test_unforeseen_failures_keep_their_traceback(exc: Exception, kind: ty
 def test_every_error_of_messaging_has_a_row_of_its_own_or_is_known_not_to() -> None:
     rows = {error for rule in FAILURES[:-1] for error in rule.errors}
     left = {cls.__name__ for cls in MessagingError.__subclasses__() if not any(issubclass(cls, row) for row in rows)}
-    assert left <= {"CallRefused", "LetterNotFound", "TopologyMismatch", "Undecodable"}
+    assert left <= {
+        "CallRefused",
+        "LetterNotFound",
+        "LettersBusy",
+        "ProviderMissing",
+        "TopologyMismatch",
+        "Undecodable",
+    }
+
+
+async def test_a_verdict_names_the_link_that_failed_and_no_other() -> None:
+    async def passes_on(event: Event, context: Context, call_next: CallNext) -> None:
+        await call_next(event, context)
+
+    async def translates(event: Event, context: Context, call_next: CallNext) -> None:
+        try:
+            await call_next(event, context)
+        except KeyError as exc:
+            raise TemporaryFailure("later") from exc
+
+    async def emits(event: Event, context: Context, call_next: CallNext) -> None:
+        context.emit(Pong(), topic="test.pong")
+
+    def handled_by(*links: tuple[str, Act]) -> Dispatcher:
+        chain = Chain([(at, name, Link(act)) for at, (name, act) in enumerate(links)], REGISTRY)
+        clock = FakeClock()
+        outgoing = Outgoing(Desk(lambda _: Unroutable("gone")), clock=clock, source="test")
+        return Dispatcher(registry=REGISTRY, chain=chain, outgoing=outgoing, clock=clock, source="test")
+
+    for links, name in (
+        ([("outer", passes_on), ("inner", raising(KeyError("x")))], "inner"),
+        ([("outer", raising(KeyError("x"))), ("inner", nothing)], "outer"),
+        ([("outer", passes_on), ("middle", translates), ("inner", raising(KeyError("x")))], "middle"),
+        ([("outer", passes_on), ("inner", passes_on)], ""),  # nobody took it
+        ([("outer", emits)], ""),  # sending failed
+    ):
+        verdict = await handled_by(*links).dispatch(envelope())
+        assert not isinstance(verdict, Ack)
+        assert verdict.handler == name
+    verdict = await handled_by(("outer", nothing)).dispatch(envelope(b"unreadable"))
+    assert isinstance(verdict, DeadLetter)
+    assert verdict.handler == ""
 
 
 def test_the_table_can_be_printed() -> None:
@@ -389,7 +461,7 @@ async def test_a_notice_that_dies_tells_nobody_or_it_would_tell_itself_for_ever(
 async def test_a_message_without_a_return_address_and_a_watchers_message_tell_nobody() -> None:
     bench = Bench(raising(PermanentFailure("x")))
     await bench.dispatch()
-    handler = bench.dispatcher.handler(WatchSubscription(name="status"))
+    handler = bench.receiving.handler(WatchSubscription(name="status"))
     assert isinstance(await handler(envelope(return_address=HOME)), DeadLetter)
     assert not bench.desk.published
 
@@ -403,7 +475,7 @@ async def test_an_unreadable_command_tells_its_turn_too() -> None:
 async def test_the_handler_of_a_work_subscription_uses_its_policy() -> None:
     bench = Bench(raising(KeyError("x")))
     once = WorkSubscription(name="once", patterns=("test.ping",), retry=RetryPolicy(max_attempts=1))
-    await bench.dispatcher.handler(once)(envelope(return_address=HOME))
+    await bench.receiving.handler(once)(envelope(return_address=HOME))
     assert len(bench.desk.published) == 1
 
 

@@ -12,6 +12,7 @@ import pytest
 from rockbot.health import Health, HealthServer
 from rockbot_messaging.memory import MemoryBus
 from rockbot_messaging.ports import BusHealth
+from rockbot_messaging.regulation import OutageStatus
 from rockbot_messaging.testing import FakeClock
 
 
@@ -55,6 +56,17 @@ def test_a_host_that_starts_or_drains_lives_but_is_not_ready() -> None:
         assert not case.ready()[0]
 
 
+def test_an_outage_is_told_and_makes_a_host_neither_dead_nor_unready() -> None:
+    made = health(Facts())
+    outage = OutageStatus(subscription="work", since_ms=5, error="E: x", probes=2, waiting=3, probe_in=1.5)
+    made.watch(lambda: [outage])
+    for good, details in (made.alive(), made.ready()):
+        assert good
+        assert details["outages"] == [
+            {"subscription": "work", "since_ms": 5, "error": "E: x", "probes": 2, "waiting": 3, "probe_in": 1.5}
+        ]
+
+
 async def test_a_real_bus_is_ready_once_open() -> None:
     bus = MemoryBus(clock=FakeClock())
     made = Health(bus)
@@ -63,7 +75,14 @@ async def test_a_real_bus_is_ready_once_open() -> None:
     await bus.open()
     assert made.ready() == (
         True,
-        {"started": True, "draining": False, "connected": True, "broker": "in memory, open", "idle_seconds": {}},
+        {
+            "started": True,
+            "draining": False,
+            "connected": True,
+            "broker": "in memory, open",
+            "idle_seconds": {},
+            "outages": [],
+        },
     )
     await bus.close()
 

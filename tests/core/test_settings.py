@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from rockbot.errors import ConfigError
+from rockbot.processes import compose_host
 from rockbot.settings import AgentSettings, HostSettings, Settings, load
+from rockbot.settings_delivery import SubscriptionSettings
+from rockbot_messaging.subscriptions import Rate, WorkSubscription
 
 
 @pytest.fixture(autouse=True)
@@ -279,3 +283,25 @@ def test_state_and_socket_live_in_the_users_folders(monkeypatch: pytest.MonkeyPa
     assert load().socket_path == Path("/run/me/rockbot.sock")
     assert load({"socket": "/x.sock", "state_url": "memory://"}).socket_path == Path("/x.sock")
     assert load({"state_url": "memory://"}).state_address == "memory://"
+
+
+def test_the_documented_subscription_settings_are_settings() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert blocks
+    settings = load(config=write("\n".join(blocks)))
+    host = compose_host(settings).contributions()
+    made = {item.name: item for item in host.subscriptions if isinstance(item, WorkSubscription)}
+    assert (made["agent.assistant"].prefetch, made["agent.assistant"].parallelism) == (50, 10)
+    assert made["agent.assistant"].retry.max_attempts == 8
+    assert made["llm.scripted.scheduled"].rate == Rate(per_second=0.5, burst=2)
+    told = set(re.findall(r"`([a-z]+)(?:\.[a-z_]+)?`", page)) | {"remember_seconds"}
+    assert set(SubscriptionSettings.model_fields) <= told
+
+
+def test_a_subscription_that_nobody_receives_keeps_a_host_from_starting() -> None:
+    write('[subscriptions."agent.asistant"]\nprefetch = 5')
+    with pytest.raises(
+        ConfigError, match=r"names 'agent\.asistant', which no handler receives \(received: agent\.assis"
+    ):
+        compose_host(load()).host()

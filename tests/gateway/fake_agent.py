@@ -8,15 +8,31 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
+from rockbot.events.registry import EventRegistry
 from rockbot.events.tasks import AgentResponse, AgentStatus, AgentTask, ErrorInfo
+from rockbot.gateway.actions import Actions
 from rockbot.gateway.app import create_app
 from rockbot.gateway.server import serve
+from rockbot.letters.service import LetterService
 from rockbot.operators.bus import BusOperator
 from rockbot.operators.models import Pipeline
-from rockbot_messaging import Ack, DeadLetter, Door, MessageBus, MessageEnvelope, RetryPolicy, Verdict, WorkSubscription
+from rockbot.state.memory import MemoryStateStore
+from rockbot.state.ports import StateStore
+from rockbot_messaging import (
+    Ack,
+    DeadLetter,
+    Door,
+    Failure,
+    MessageBus,
+    MessageEnvelope,
+    RetryPolicy,
+    Verdict,
+    WorkSubscription,
+)
 from rockbot_messaging.clock import RandomIds, SystemClock
 from rockbot_messaging.memory import MemoryBus
 
@@ -114,15 +130,81 @@ PIPELINE = Pipeline.describe(
 )
 
 
+REGISTRY = EventRegistry((AgentTask, AgentStatus, AgentResponse))
+
+
+def desk_over(bus: MessageBus, store: StateStore, *, namespace: str = "rockbot") -> LetterService:
+    """The dead-letter service as a host has it."""
+    return LetterService(
+        letters=bus.dead_letters,
+        publisher=bus.publisher,
+        store=store,
+        clock=SystemClock(),
+        ids=RandomIds(),
+        owner="test",
+        namespace=namespace,
+        source="test",
+        registry=REGISTRY,
+    )
+
+
+async def bury(
+    bus: MessageBus,
+    letter_id: str,
+    *,
+    queue: str = "agent.assistant",
+    body: bytes = b"not json",
+    type: str = "rockbot.agent.task",
+    topic: str = "agent.task.assistant",
+    reason: str = "no disk",
+    error: str = "OSError",
+    handler: str = "agent",
+    at_ms: int | None = None,
+    **envelope: Any,
+) -> str:
+    """Put a letter into a dead-letter queue; returns its id."""
+    now_ms = SystemClock().now_ms()
+    message = MessageEnvelope(
+        topic=topic, body=body, message_id=letter_id, type=type, source="shop", timestamp_ms=now_ms, **envelope
+    )
+    failure = Failure(
+        reason=reason,
+        queue=f"rockbot.{queue}",
+        topic=topic,
+        at_ms=now_ms if at_ms is None else at_ms,
+        attempt=3,
+        error_type=error,
+        traceback="Trace: here",
+        history=("attempt 1: no disk",),
+        handler=handler,
+    )
+    await bus.dead_letters.bury(queue, message, failure)
+    return letter_id
+
+
 class FakeHost:
     """A bus with the agent on it, an operator over the bus, and a short folder for a socket."""
 
-    def __init__(self, bus: MemoryBus, agent: FakeAgent, operator: BusOperator, folder: Path) -> None:
+    def __init__(
+        self, bus: MemoryBus, agent: FakeAgent, operator: BusOperator, folder: Path, store: MemoryStateStore
+    ) -> None:
         self.bus = bus
         self.agent = agent
         self.operator = operator
         self.folder = folder
+        self.store = store
+        self.actions = Actions()
         self.socket = folder / "host" / "s.sock"
+
+    async def lying(self, queue: str = "agent.assistant") -> list[str]:
+        """Ids of the letters that the broker has, the oldest first."""
+        return [letter.id for letter in await self.bus.dead_letters.letters(queue, limit=10_000)]
+
+    async def until_dead(self, letter_id: str, queue: str = "agent.assistant") -> None:
+        """Wait until a message has become a letter."""
+        async with asyncio.timeout(10):
+            while letter_id not in await self.lying(queue):
+                await asyncio.sleep(0)
 
     def watchers(self) -> list[str]:
         """Transient queues that exist now."""
@@ -137,10 +219,16 @@ async def fake_host(*, max_body_bytes: int = 16 << 20) -> AsyncIterator[FakeHost
     await bus.open()
     agent = FakeAgent(bus)
     await bus.subscriber.subscribe(AGENT, agent)
+    store = MemoryStateStore(SystemClock())
+    await store.open()
+    operator = BusOperator(
+        bus, clock=SystemClock(), ids=RandomIds(), dead_letters=desk_over(bus, store), pipeline=PIPELINE
+    )
     try:
-        yield FakeHost(bus, agent, BusOperator(bus, clock=SystemClock(), ids=RandomIds(), pipeline=PIPELINE), folder)
+        yield FakeHost(bus, agent, operator, folder, store)
     finally:
         await bus.close()
+        await store.close()
         shutil.rmtree(folder)
 
 
@@ -149,6 +237,6 @@ async def served_host(*, max_body_bytes: int = 16 << 20) -> AsyncIterator[FakeHo
     """With the gateway on `host.socket`."""
     async with (
         fake_host(max_body_bytes=max_body_bytes) as host,
-        serve(create_app(host.operator, max_body_bytes=max_body_bytes), host.socket),
+        serve(create_app(host.operator, max_body_bytes=max_body_bytes, actions=host.actions), host.socket),
     ):
         yield host

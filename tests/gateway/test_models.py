@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rockbot.gateway.api import PublishRequest, ReplayRequest, request_limit
+from rockbot.gateway.api import PublishRequest, request_limit
 from rockbot.operators.faults import InvalidRequest
 from rockbot.operators.models import Check, Diagnosis, LetterDetail, Pipeline, body_bytes, body_text
 from rockbot_messaging import Failure, Letter, MessageEnvelope, WatchSubscription, WorkSubscription
@@ -37,9 +37,6 @@ def test_a_message_of_the_largest_size_fits_into_a_request(size: int) -> None:
 def test_what_is_no_base64_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="base64"):
         _ = PublishRequest(topic="a", body="*", body_encoding="base64").bytes
-    with pytest.raises(InvalidRequest, match="base64"):
-        _ = ReplayRequest(body="*", body_encoding="base64").bytes
-    assert ReplayRequest().bytes is None
 
 
 def test_a_pipeline_tells_what_is_consumed_and_what_is_only_addressed() -> None:

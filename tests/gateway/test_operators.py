@@ -10,9 +10,13 @@ import pytest
 from gateway.fake_agent import FakeHost
 
 from rockbot.events.tasks import AgentResponse, AgentStatus
+from rockbot.letters.models import LetterFilter
 from rockbot.operator import AskEvent, Operator
-from rockbot.operators.faults import InvalidRequest, TimedOut
-from rockbot_messaging.errors import BodyTooLarge, InvalidTopic, LetterNotFound, Unroutable
+from rockbot.operators.bus import BusOperator
+from rockbot.operators.faults import InvalidRequest, OperatorError, TimedOut
+from rockbot.state.ports import StateUnavailable
+from rockbot_messaging.clock import RandomIds, SystemClock
+from rockbot_messaging.errors import BodyTooLarge, InvalidTopic, Unroutable
 
 TASK = "agent.task.assistant"
 
@@ -25,9 +29,7 @@ async def collect(operator: Operator, text: str, **options: Any) -> list[AskEven
 async def dead(operated: FakeHost, operator: Operator, body: bytes = b"not json") -> str:
     """The id of a message that has become a letter."""
     message = await operator.publish(TASK, body)
-    async with asyncio.timeout(5):
-        while not any(item.id == message.message_id for item in await operated.operator.letters("agent.assistant")):
-            await asyncio.sleep(0)
+    await operated.until_dead(message.message_id)
     return message.message_id
 
 
@@ -71,7 +73,7 @@ async def test_a_question_to_nobody_is_kept_and_says_where(operator: Operator) -
         async for _ in operator.ask("nobody", "hello", timeout=5):
             pass
     letter_id = str(caught.value).rpartition(" ")[2]
-    assert (await operator.letter("unrouted", letter_id)).topic == "agent.task.nobody"
+    assert (await operator.dead_letters.letter("unrouted", letter_id)).topic == "agent.task.nobody"
 
 
 async def test_a_question_to_an_impossible_name_is_refused(operator: Operator, operated: FakeHost) -> None:
@@ -118,14 +120,15 @@ async def test_a_published_message_arrives_as_it_was_given(operator: Operator, o
 async def test_any_bytes_can_be_published_and_are_shown_again(
     operator: Operator, operated: FakeHost, body: bytes
 ) -> None:
-    letter = await operator.letter("agent.assistant", await dead(operated, operator, body))
+    letter = await operator.dead_letters.letter("agent.assistant", await dead(operated, operator, body))
     assert letter.body_bytes == body
 
 
 async def test_a_message_nobody_receives_is_an_error_that_says_where_it_was_kept(operator: Operator) -> None:
     with pytest.raises(Unroutable, match=r"nobody receives topic 'no\.such'.*rockbot dlq show unrouted \S{36}$"):
         await operator.publish("no.such", b"{}")
-    assert [letter.topic for letter in await operator.letters("unrouted")] == ["no.such"]
+    page = await operator.dead_letters.find(LetterFilter(queue="unrouted"))
+    assert [letter.topic for letter in page.letters] == ["no.such"]
 
 
 async def test_bad_topics_headers_and_sizes_are_refused(operator: Operator, operated: FakeHost) -> None:
@@ -138,57 +141,13 @@ async def test_bad_topics_headers_and_sizes_are_refused(operator: Operator, oper
     assert operated.agent.seen == []
 
 
-async def test_a_letter_tells_why_and_whence(operator: Operator, operated: FakeHost) -> None:
-    letter_id = await dead(operated, operator)
-    [summary] = await operator.letters("agent.assistant")
-    letter = await operator.letter("rockbot.agent.assistant.dlq", letter_id[:8])
-    assert (summary.id, letter.id) == (letter_id, letter_id)
-    assert (letter.reason, letter.error_type) == ("the body is no rockbot.agent.task", "InvalidEvent")
-    assert (letter.topic, letter.attempt, letter.traceback, letter.body) == (TASK, 1, "Trace: here", "not json")
-    assert letter.at_ms > 0
-    assert summary.body_size == 8
-    depths = {queue.subscription: queue.depth for queue in await operator.queues()}
-    assert depths == {"agent.assistant": 1, "unrouted": 0}
-
-
-async def test_letters_come_in_pages(operator: Operator, operated: FakeHost) -> None:
-    ids = [await dead(operated, operator, f"bad {number}".encode()) for number in range(3)]
-    assert [letter.id for letter in await operator.letters("agent.assistant", limit=2)] == ids[:2]
-    assert [letter.id for letter in await operator.letters("agent.assistant", limit=2, offset=2)] == ids[2:]
-
-
-async def test_a_mended_letter_is_handled_under_its_old_id(operator: Operator, operated: FakeHost) -> None:
-    letter_id = await dead(operated, operator)
-    message = await operator.replay("agent.assistant", letter_id, body=b'{"input": "mended"}')
-    assert (message.message_id, message.topic) == (letter_id, TASK)
-    assert await operator.letters("agent.assistant") == []
-    async with asyncio.timeout(5):
-        while len(operated.agent.seen) < 2:
-            await asyncio.sleep(0)
-    assert operated.agent.seen[1].body == b'{"input": "mended"}'
-
-
-async def test_a_discarded_letter_is_gone(operator: Operator, operated: FakeHost) -> None:
-    letter_id = await dead(operated, operator)
-    gone = await operator.discard("agent.assistant", letter_id, reason="a test")
-    assert gone.id == letter_id
-    with pytest.raises(LetterNotFound, match=letter_id):
-        await operator.letter("agent.assistant", letter_id)
-
-
-async def test_unknown_queues_and_letters_are_named(operator: Operator) -> None:
-    with pytest.raises(LetterNotFound, match=r"'no\.such'"):
-        await operator.letters("no.such")
-    with pytest.raises(LetterNotFound, match="too short"):
-        await operator.letter("agent.assistant", "abc")
-
-
 async def test_the_pipeline_is_told(operator: Operator) -> None:
     pipeline = await operator.pipeline()
     assert pipeline.chain[0].links == ("logging", "agent")
     [subscription] = pipeline.subscriptions
     assert (subscription.name, subscription.dead_letters) == ("agent.assistant", "rockbot.agent.assistant.dlq")
-    assert subscription.retry.startswith("1 attempts")
+    assert subscription.retry.startswith("1 attempt")
+    assert "hand-backs" in subscription.retry_table[-1]
 
 
 async def test_the_doctor_warns_of_waiting_letters(operator: Operator, operated: FakeHost) -> None:
@@ -196,11 +155,8 @@ async def test_the_doctor_warns_of_waiting_letters(operator: Operator, operated:
     await dead(operated, operator)
     diagnosis = await operator.doctor()
     [warning] = [check for check in diagnosis.checks if check.status != "ok"]
-    assert (diagnosis.worst, warning.detail, warning.advice) == (
-        "warn",
-        "1 in rockbot.agent.assistant.dlq",
-        "rockbot dlq list agent.assistant",
-    )
+    assert (diagnosis.worst, warning.advice) == ("warn", "rockbot dlq list agent.assistant")
+    assert warning.detail.startswith("1 in rockbot.agent.assistant.dlq, 1 in the last hour, the oldest since 2")
 
 
 async def test_the_doctor_finds_a_closed_bus(operator: Operator, operated: FakeHost) -> None:
@@ -208,3 +164,18 @@ async def test_the_doctor_finds_a_closed_bus(operator: Operator, operated: FakeH
     diagnosis = await operator.doctor()
     assert diagnosis.worst == "fail"
     assert {check.name for check in diagnosis.checks if check.status == "fail"} == {"broker", "dead letters"}
+
+
+async def test_an_operator_without_a_desk_says_why(operated: FakeHost) -> None:
+    bare = BusOperator(operated.bus, clock=SystemClock(), ids=RandomIds())
+    with pytest.raises(OperatorError, match="opened without dead letters"):
+        _ = bare.dead_letters
+    broken = BusOperator(
+        operated.bus, clock=SystemClock(), ids=RandomIds(), dead_letters=StateUnavailable("the disk is gone")
+    )
+    with pytest.raises(StateUnavailable, match="the disk is gone"):
+        _ = broken.dead_letters
+    await dead(operated, operated.operator)
+    for operator in (bare, broken):
+        [warning] = [check for check in (await operator.doctor()).checks if check.status == "warn"]
+        assert warning.detail == "1 in rockbot.agent.assistant.dlq"

@@ -6,14 +6,15 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
-from gateway.fake_agent import AGENT, FakeAgent
+from gateway.fake_agent import AGENT, FakeAgent, desk_over
 
 from rockbot.events.tasks import AgentResponse
+from rockbot.letters.models import Edit, LetterFilter
 from rockbot.operators.bus import BusOperator
 from rockbot.operators.faults import TimedOut
+from rockbot.state.memory import MemoryStateStore
 from rockbot_messaging.clock import RandomIds, SystemClock
 from rockbot_messaging.errors import Unroutable
 
@@ -42,12 +43,16 @@ async def fleet(amqp_url: str) -> AsyncIterator[Fleet]:
     await serving.declare([AGENT])
     await serving.subscriber.subscribe(AGENT, agent)
     await operating.open()
+    store = MemoryStateStore(SystemClock())
+    await store.open()
+    desk = desk_over(operating, store, namespace=namespace)
     yield Fleet(
-        BusOperator(operating, clock=SystemClock(), ids=RandomIds(), on_close=operating.close),
+        BusOperator(operating, clock=SystemClock(), ids=RandomIds(), dead_letters=desk, on_close=operating.close),
         agent,
     )
     await operating.close()
     await serving.close()
+    await store.close()
 
 
 async def test_a_question_is_followed_to_its_answer(fleet: Fleet) -> None:
@@ -65,28 +70,28 @@ async def test_a_question_to_nobody_is_kept_and_says_where(fleet: Fleet) -> None
         async for _ in fleet.operator.ask("nobody", "hello", timeout=10):
             pass
     letter_id = str(caught.value).rpartition(" ")[2]
-    letter = await fleet.operator.letter("unrouted", letter_id)
+    letter = await fleet.operator.dead_letters.letter("unrouted", letter_id)
     assert (letter.topic, letter.type) == ("agent.task.nobody", "rockbot.agent.task")
 
 
 async def test_a_dead_letter_is_read_mended_and_handled(fleet: Fleet) -> None:
     operator = fleet.operator
     message = await operator.publish("agent.task.assistant", b"\xffnot json", headers={"k": "v"})
-    letters: list[Any] = []
+    desk = operator.dead_letters
     async with asyncio.timeout(20):
-        while not letters:
-            letters = await operator.letters("agent.assistant")
-    letter = await operator.letter("agent.assistant", message.message_id[:8])
+        while not (await desk.find(LetterFilter(queue="agent.assistant"))).total:
+            await asyncio.sleep(0.05)
+    letter = await desk.letter("agent.assistant", message.message_id[:8])
     assert (letter.id, letter.body_bytes, letter.headers["k"]) == (message.message_id, b"\xffnot json", "v")
     assert (letter.error_type, letter.topic, letter.traceback) == (
         "InvalidEvent",
         "agent.task.assistant",
         "Trace: here",
     )
-    depths = {queue.subscription: queue.depth for queue in await operator.queues()}
+    depths = {queue.subscription: queue.depth for queue in await desk.queues()}
     assert depths == {"agent.assistant": 1, "unrouted": 0}
     assert (await operator.doctor()).worst == "warn"
-    await operator.replay("agent.assistant", letter.id, body=b'{"input": "mended"}')
+    await desk.edit("agent.assistant", letter.id, Edit(body='{"input": "mended"}'), actor="me")
     async with asyncio.timeout(20):
         while len(fleet.agent.seen) < 2:
             await asyncio.sleep(0)

@@ -50,7 +50,7 @@ async def test_the_socket_goes_with_its_server() -> None:
         assert not host.socket.exists()
         operator = SocketOperator(host.socket)
         with pytest.raises(HostUnreachable, match=rf"no running host at {host.socket}: start one with `rockbot up`"):
-            await operator.queues()
+            await operator.dead_letters.queues()
         await operator.close()
 
 
@@ -135,8 +135,11 @@ async def test_errors_are_json_with_a_code(host: FakeHost) -> None:
     for method, path, content, status, code in (
         ("GET", "/v1/nothing", None, 404, "not_found"),
         ("PUT", "/v1/queues", None, 405, "method_not_allowed"),
-        ("GET", "/v1/queues/none/letters", None, 404, "letter_not_found"),
-        ("GET", "/v1/queues/unrouted/letters?limit=0", None, 422, "invalid_request"),
+        ("GET", "/v1/queues/none/letters/abcdef", None, 404, "letter_not_found"),
+        ("GET", "/v1/letters?queue=none", None, 404, "letter_not_found"),
+        ("GET", "/v1/letters?limit=0", None, 422, "invalid_request"),
+        ("GET", "/v1/letters?quue=unrouted", None, 422, "invalid_request"),
+        ("POST", "/v1/letters/discard", b'{"which": {}, "reason": ""}', 422, "invalid_request"),
         ("POST", "/v1/messages", b"{", 422, "invalid_request"),
         ("POST", "/v1/messages", b'{"topic": "a b"}', 400, "invalid_topic"),
         ("POST", "/v1/messages", b'{"topic": "a.b", "bodi": ""}', 422, "invalid_request"),
@@ -182,4 +185,4 @@ async def test_an_answer_is_a_stream_of_lines(host: FakeHost) -> None:
 
 async def test_the_api_describes_itself(host: FakeHost) -> None:
     paths = (await call(host, "GET", "/v1/openapi.json")).json()["paths"]
-    assert {"/v1/messages", "/v1/agents/{agent}/ask", "/v1/doctor"} <= set(paths)
+    assert {"/v1/messages", "/v1/agents/{agent}/ask", "/v1/letters/replay", "/v1/doctor"} <= set(paths)

@@ -3,10 +3,11 @@ them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from rabbitmq.harness import RabbitHarness
 
 from rockbot.chain import Chain
 from rockbot.context import Context
@@ -109,3 +110,11 @@ def chain_of() -> Callable[..., Chain]:
         return Chain([*mine, *links], EventRegistry(events))
 
     return compose
+
+
+@pytest.fixture
+async def harness(amqp_url: str) -> AsyncIterator[RabbitHarness]:
+    """A namespace of its own on a real broker."""
+    harness = RabbitHarness(amqp_url)
+    yield harness
+    await harness.close()

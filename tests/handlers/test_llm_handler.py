@@ -19,7 +19,7 @@ from rockbot.state.ledger import StateLedger
 from rockbot_handlers.llm.plugin import plugin
 from rockbot_messaging.calls import CallBusy
 from rockbot_messaging.ledger import Begun, Busy
-from rockbot_messaging.subscriptions import WorkSubscription
+from rockbot_messaging.subscriptions import Lane, WorkSubscription
 from rockbot_messaging.testing import FakeClock
 
 TOPIC = "llm.request.scripted.interactive"
@@ -186,6 +186,17 @@ def test_every_used_backend_has_a_queue_per_lane(make_services: Callable[..., Se
         for lane in ("interactive", "delegated", "scheduled")
     }
     assert {sub.parallelism for sub in subscriptions if isinstance(sub, WorkSubscription)} == {3}
+
+
+def test_the_lanes_of_a_backend_share_its_slots_and_the_most_urgent_goes_first(
+    make_services: Callable[..., Services],
+) -> None:
+    services = make_services(host=HostSettings(llm_concurrency=3))
+    subscriptions = plugin(services).subscriptions
+    assert [(sub.name, sub.lane) for sub in subscriptions if isinstance(sub, WorkSubscription)] == [
+        (f"llm.scripted.{lane}", Lane(group="llm.scripted", rank=rank, slots=3))
+        for rank, lane in enumerate(("interactive", "delegated", "scheduled"))
+    ]
 
 
 @pytest.mark.parametrize(

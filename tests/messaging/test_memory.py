@@ -56,18 +56,21 @@ async def test_a_cancelled_handler_hands_its_delivery_back() -> None:
     came: list[MessageEnvelope] = []
     twice = asyncio.Event()
 
-    async def gives_up_once(envelope: MessageEnvelope) -> Verdict:
+    async def is_cancelled_once(envelope: MessageEnvelope) -> Verdict:
         came.append(envelope)
         if len(came) == 1:
-            raise asyncio.CancelledError
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(0)
         twice.set()
         return Ack()
 
-    await bus.subscriber.subscribe(WorkSubscription(name="work", patterns=("job",), concurrency=1), gives_up_once)
+    await bus.subscriber.subscribe(WorkSubscription(name="work", patterns=("job",), concurrency=1), is_cancelled_once)
     await bus.publisher.publish(message("job"))
     async with asyncio.timeout(10):
         await twice.wait()
-    assert [(one.redelivered, one.attempt) for one in came] == [(False, 1), (True, 1)]
+    assert [(one.redelivered, one.returns, one.attempt) for one in came] == [(False, 0, 1), (True, 1, 1)]
     await bus.close()
 
 

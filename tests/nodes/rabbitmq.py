@@ -10,62 +10,53 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
 
 import pytest
 
-_MISSING = (
-    "these tests need a RabbitMQ server and found none: run `apt-get install rabbitmq-server` (the suite starts its own "
-    "private node), or set ROCKBOT_TEST_AMQP_URL, or ROCKBOT_TEST_DOCKER=1 where a Docker engine answers"
-)
-_START_SECONDS = 90.0
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _installation() -> Path | None:
-    """The sbin folder of the newest installed server; the distribution's wrapper insists on system paths."""
-    found = sorted(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/sbin/rabbitmq-server"))
-    if found:
-        return found[-1].parent
-    server = shutil.which("rabbitmq-server")
-    return Path(server).resolve().parent if server else None
-
-
-def _port_mapper() -> str:
-    found = shutil.which("epmd") or next(map(str, Path("/usr/lib/erlang").glob("erts-*/bin/epmd")), None)
-    if found is None:
-        raise RuntimeError(_MISSING)
-    return found
-
-
-def _listens(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
+from .erlang import MISSING, START_SECONDS, free_port, greets, installation, kill, launch, listens, port_mapper
 
 
 @final
 class RabbitNode:
-    """One private node. `start` after `kill` finds everything that was stored."""
+    """One private node. `start` after `kill` finds everything that was stored.
 
-    def __init__(self, *, extra_config: str = "") -> None:
-        sbin = _installation()
+    `plugins` are enabled before it starts; with ``rabbitmq_management`` the node has a `management_url`. `tls` is a folder
+    with ``ca.pem``, ``server.pem`` and ``server.key`` (`certificates` makes one): the node then has a `tls_port`, too.
+    `client_certificate` says whether TLS clients need one.
+    """
+
+    def __init__(
+        self,
+        *,
+        extra_config: str = "",
+        plugins: Sequence[str] = (),
+        tls: Path | None = None,
+        client_certificate: bool = False,
+    ) -> None:
+        sbin = installation()
         if sbin is None:
-            raise RuntimeError(_MISSING)
+            raise RuntimeError(MISSING)
         self._sbin = sbin
+        self._plugins = tuple(plugins)
+        self.management_port = free_port() if "rabbitmq_management" in plugins else 0
+        self.tls_port = free_port() if tls is not None else 0
+        if self.management_port:
+            extra_config += f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {self.management_port}\n"
+        if tls is not None:
+            extra_config += (
+                f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}\n"
+                f"ssl_options.cacertfile = {tls}/ca.pem\n"
+                f"ssl_options.certfile = {tls}/server.pem\n"
+                f"ssl_options.keyfile = {tls}/server.key\n"
+                "ssl_options.verify = verify_peer\n"
+                f"ssl_options.fail_if_no_peer_cert = {str(client_certificate).lower()}\n"
+            )
         self._extra_config = extra_config
         self._home = Path(tempfile.mkdtemp(prefix="rockbot-rabbit-"))
         self.port = free_port()
@@ -79,6 +70,15 @@ class RabbitNode:
     def url(self) -> str:
         return f"amqp://guest:guest@127.0.0.1:{self.port}/"
 
+    @property
+    def management_url(self) -> str:
+        """The HTTP API, for a node with ``rabbitmq_management``."""
+        return f"http://guest:guest@127.0.0.1:{self.management_port}"
+
+    def url_of(self, user: str, password: str) -> str:
+        """The node's URL for another user."""
+        return f"amqp://{user}:{password}@127.0.0.1:{self.port}/"
+
     def _environment(self, epmd: int, dist: int) -> dict[str, str]:
         home = self._home
         cookie = home / ".erlang.cookie"
@@ -90,7 +90,7 @@ class RabbitNode:
             "vm_memory_high_watermark.absolute = 512MB\n"
             "disk_free_limit.absolute = 50MB\n" + self._extra_config
         )
-        (home / "enabled_plugins").write_text("[].\n")
+        (home / "enabled_plugins").write_text(f"[{','.join(self._plugins)}].\n")
         return {
             "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
             "LANG": "C.UTF-8",
@@ -115,28 +115,15 @@ class RabbitNode:
         """Start the server and wait until it accepts AMQP."""
         if self._mapper is None:
             # Left to itself, Erlang starts a port mapper that outlives everything; ours is a child and dies with `stop`.
-            self._mapper = subprocess.Popen(
-                [_port_mapper(), "-port", str(self._mapper_port), "-address", "127.0.0.1"],
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            self._wait(lambda: _listens(self._mapper_port), self._mapper)
-        with (self._home / "console.log").open("ab") as console:
-            self._process = subprocess.Popen(
-                [str(self._sbin / "rabbitmq-server")],
-                env=self._env,
-                cwd=self._home,
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self._wait(self._greets, self._process)
+            command = [port_mapper(), "-port", str(self._mapper_port), "-address", "127.0.0.1"]
+            self._mapper = launch(command, env=self._env, cwd=self._home, console=self._home / "mapper.log")
+            self._wait(lambda: listens(self._mapper_port), self._mapper)
+        server = [str(self._sbin / "rabbitmq-server")]
+        self._process = launch(server, env=self._env, cwd=self._home, console=self._home / "console.log")
+        self._wait(lambda: greets(self.port), self._process)
 
     def _wait(self, ready: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + _START_SECONDS
+        deadline = time.monotonic() + START_SECONDS
         while not ready():
             if process.poll() is not None or time.monotonic() > deadline:
                 console = self._home / "console.log"
@@ -144,18 +131,10 @@ class RabbitNode:
                 raise RuntimeError(f"the private RabbitMQ node did not start:\n{tail}")
             time.sleep(0.05)
 
-    def _greets(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=5) as peer:
-            peer.sendall(b"AMQP\x00\x00\x09\x01")
-            return bool(peer.recv(1))
-        return False
-
     def kill(self) -> None:
         """SIGKILL, as a power cut would do it."""
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            kill(self._process)
             self._process = None
 
     def restart(self) -> None:
@@ -178,6 +157,26 @@ class RabbitNode:
             raise RuntimeError(f"rabbitmqctl {' '.join(arguments)}: {done.stdout}{done.stderr}")
         return done.stdout
 
+    def add_user(
+        self,
+        name: str,
+        password: str,
+        *,
+        configure: str = "",
+        write: str = "",
+        read: str = "",
+        topics: Sequence[tuple[str, str, str]] = (),
+        tags: Sequence[str] = (),
+    ) -> str:
+        """Make a user with exactly these permissions (`topics`: exchange, write, read) and return its URL."""
+        self.ctl("add_user", name, password)
+        self.ctl("set_permissions", "-p", "/", name, configure, write, read)
+        for topic in topics:
+            self.ctl("set_topic_permissions", "-p", "/", name, *topic)
+        if tags:
+            self.ctl("set_user_tags", name, *tags)
+        return self.url_of(name, password)
+
     def remember_queues(self) -> None:
         """Have the node write its registry of quorum queues now.
 
@@ -190,10 +189,46 @@ class RabbitNode:
         """Kill the server and its port mapper, remove its files."""
         self.kill()
         if self._mapper is not None:
-            self._mapper.kill()
-            self._mapper.wait()
+            kill(self._mapper)
             self._mapper = None
         shutil.rmtree(self._home, ignore_errors=True)
+
+
+def certificates(folder: Path) -> None:
+    """An authority of its own (``ca``), and what it signed: ``server`` and ``client`` for localhost, ``elsewhere`` for
+    another host name, ``expired`` that was valid for a day long ago; ``other`` is an authority that signed nothing."""
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True, timeout=60)
+
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    for authority in ("ca", "other"):
+        openssl("req", "-x509", *curve, "-keyout", f"{authority}.key", "-out", f"{authority}.pem",
+                "-subj", f"/CN={authority}", "-days", "2")  # fmt: skip
+    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
+    (folder / "names-elsewhere").write_text("subjectAltName=DNS:broker.example")
+    (folder / "index").write_text("")
+    (folder / "ca.conf").write_text(
+        "[ca]\ndefault_ca=own\n[own]\ndatabase=index\nnew_certs_dir=.\nrand_serial=yes\ndefault_md=sha256\n"
+        "policy=any\nunique_subject=no\n[any]\ncommonName=supplied\n"
+    )
+    for name in ("server", "client", "elsewhere", "expired"):
+        openssl("req", *curve, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        span = ("20200101000000Z", "20200102000000Z") if name == "expired" else ("20200101000000Z", "20491231000000Z")
+        openssl("ca", "-batch", "-notext", "-config", "ca.conf", "-cert", "ca.pem", "-keyfile", "ca.key",
+                "-in", f"{name}.csr", "-out", f"{name}.pem", "-startdate", span[0], "-enddate", span[1],
+                "-extfile", "names-elsewhere" if name == "elsewhere" else "names")  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def managed_node() -> Iterator[RabbitNode]:
+    """A private node with the management plug-in; tests keep apart by namespace."""
+    node = RabbitNode(plugins=("rabbitmq_management",))
+    node.start()
+    # How old the depths may be that the management interface tells.
+    node.ctl("eval", "application:set_env(rabbit, quorum_tick_interval, 300).")
+    yield node
+    node.stop()
 
 
 @pytest.fixture(scope="session")
@@ -225,5 +260,5 @@ def _container() -> Iterator[str]:
 
     server: Any = DockerContainer("rabbitmq:4.3-management").with_exposed_ports(5672)
     with server:
-        wait_for_logs(server, "Server startup complete", timeout=_START_SECONDS)
+        wait_for_logs(server, "Server startup complete", timeout=START_SECONDS)
         yield f"amqp://guest:guest@{server.get_container_host_ip()}:{server.get_exposed_port(5672)}/"

@@ -13,6 +13,7 @@ import aiormq
 
 from rockbot_messaging.clock import Clock, RandomIds, SystemClock
 from rockbot_messaging.envelope import HeaderValue
+from rockbot_messaging.ports import BusObserver
 from rockbot_messaging.rabbitmq import RabbitBus, RabbitSettings
 from rockbot_messaging.testing import Features
 from rockbot_messaging.testing.harness import DEFAULT_BODY_LIMIT
@@ -34,8 +35,11 @@ class RabbitHarness:
         """Settings for this namespace."""
         return RabbitSettings(url=self.url, namespace=self.namespace, **changes)
 
-    async def connect(self, *, max_body_bytes: int = DEFAULT_BODY_LIMIT) -> RabbitBus:
-        bus = RabbitBus(self.settings(max_body_bytes=max_body_bytes), self.clock, RandomIds())
+    async def connect(
+        self, *, max_body_bytes: int = DEFAULT_BODY_LIMIT, observer: BusObserver | None = None, **changes: Any
+    ) -> RabbitBus:
+        settings = self.settings(max_body_bytes=max_body_bytes, **changes)
+        bus = RabbitBus(settings, self.clock, RandomIds(), observer=observer)
         self._buses.append(bus)
         await bus.open()
         return bus

@@ -90,10 +90,10 @@ async def test_fifty_looks_and_partial_ones_keep_order_and_drop_nothing(harness:
 
 
 async def test_failure_headers_beside_large_free_headers_stay_within_a_frame(harness: RabbitHarness) -> None:
-    bus = await harness.connect()
+    bus = await harness.connect(max_header_bytes=100 * 1024)
     worker = Recorder(lambda _: DeadLetter(reason="r" * 5_000, traceback="t" * 200_000))
     await bus.subscriber.subscribe(WorkSubscription(name="work", patterns=("job.#",)), worker)
-    await harness.publish_foreign("job.large", b"payload", headers={f"h{n}": "v" * 10_000 for n in range(11)})
+    await harness.publish_foreign("job.large", b"payload", headers={f"h{n}": "v" * 10_000 for n in range(10)})
     await harness.publish_foreign("job.small", b"payload", headers={"h": "v" * 1_000})
     letters = {letter.envelope.topic: letter for letter in await buried(bus, "work", 2)}
     assert letters["job.small"].envelope.headers == {"h": "v" * 1_000}

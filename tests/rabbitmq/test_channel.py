@@ -199,7 +199,9 @@ async def test_a_run_of_acks_is_one_frame() -> None:
 
 def _item(tag: int, *, redelivered: bool = False) -> Item:
     _, channel, _ = _open()
-    return Item(Delivery(tag, "", "", b"", b"", redelivered=redelivered), channel, Acks(channel, batch=1))
+    return Item(
+        Delivery(tag, "", "", b"", b"", redelivered=redelivered), channel, Acks(channel, batch=1), alone=redelivered
+    )
 
 
 @pytest.mark.parametrize("parallelism", [1, 3])

@@ -43,7 +43,8 @@ async def private(rabbit_node: RabbitNode) -> object:
 
 @pytest.mark.crash
 async def test_a_broker_killed_and_restarted_loses_nothing(rabbit_node: RabbitNode, private: RabbitHarness) -> None:
-    bus = await private.connect()
+    # A busy machine starts a broker in its own time.
+    bus = await private.connect(connect_timeout=60, confirm_timeout=90)
     held, seen = asyncio.Event(), []
 
     async def handler(envelope: MessageEnvelope) -> Verdict:

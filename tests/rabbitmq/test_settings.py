@@ -47,7 +47,16 @@ def test_a_url_that_is_none_is_refused_without_repeating_it(url: str) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"namespace": "a b"}, {"connect_timeout": 0}, {"max_body_bytes": 0}, {"heartbeat": 0}, {"max_failure_bytes": 1}],
+    [
+        {"namespace": "a b"},
+        {"connect_timeout": 0},
+        {"max_body_bytes": 0},
+        {"heartbeat": 0},
+        {"max_failure_bytes": 1},
+        {"max_header_bytes": 4095},
+        {"max_header_bytes": 102_401},
+        {"confirm_window": 0},
+    ],
 )
 def test_other_wrong_values_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError):

@@ -64,6 +64,7 @@ def test_a_delay_queue_expires_into_the_one_queue_it_belongs_to() -> None:
 def test_a_watch_queue_is_transient_and_bound_to_all_doors() -> None:
     topology = watch(Names("ns"), WatchSubscription(name="news", patterns=("news.#",)), "ns.watch.news.1")
     assert [(queue.name, queue.transient) for queue in topology.queues] == [("ns.watch.news.1", True)]
+    assert topology.queues[0].arguments == {"x-max-length": 10_000, "x-overflow": "drop-head"}
     assert {one.exchange for one in topology.bindings} == {Names("ns").exchange(door) for door in Door}
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,8 @@ from rockbot_messaging.clock import SystemClock
 from rockbot_messaging.ledger import ResultLedger
 from rockbot_messaging.memory import MemoryBus
 from rockbot_messaging.ports import MessageBus
+from rockbot_messaging.regulation import Regulation
+from rockbot_messaging.subscriptions import WorkSubscription
 from rockbot_scripts.embedding import service
 from rockbot_scripts.errors import SandboxUnavailable
 from rockbot_scripts.service import subscriptions
@@ -28,11 +32,13 @@ class Given:
     owner: str = "me"
     source: str = "test"
     namespace: str = "rockbot"
+    regulation: Regulation = field(default_factory=lambda: Regulation(clock=SystemClock()))
+    configure: Callable[[WorkSubscription], WorkSubscription] = field(default=lambda subscription: subscription)
 
 
-def _given() -> Given:
+def _given(**fields: Any) -> Given:
     clock = SystemClock()
-    return Given(bus=MemoryBus(clock=clock), ledger=StateLedger(MemoryStateStore(clock)), clock=clock)
+    return Given(bus=MemoryBus(clock=clock), ledger=StateLedger(MemoryStateStore(clock)), clock=clock, **fields)
 
 
 def test_one_subscription_per_runtime_as_wide_as_the_pool() -> None:
@@ -42,6 +48,11 @@ def test_one_subscription_per_runtime_as_wide_as_the_pool() -> None:
         ("scripts.javascript", ("script.invoke.javascript",), 3),
     ]
     assert tuple(made.subscriptions) == subscriptions(ScriptSettings(workers=3))
+
+
+def test_whoever_runs_it_has_the_last_word_on_its_subscriptions() -> None:
+    made = service({"workers": 3}, _given(configure=lambda item: replace(item, prefetch=50)))
+    assert [item.prefetch for item in made.subscriptions] == [50, 50]
 
 
 @pytest.mark.parametrize("section", [{"worker": 3}, {"workers": 0}, {"max_wall_seconds": "long"}, {"recycle_after": 0}])

@@ -232,6 +232,7 @@ async def test_a_result_that_cannot_be_delivered_is_tried_again_without_running_
 async def test_a_request_that_dies_is_told_to_its_return_address_first(bench: Bench) -> None:
     verdict = await bench.service.handle(_request("a", {"code": 5}))
     assert isinstance(verdict, DeadLetter)
+    await bench.bus.publisher.publish(_request("a", {"code": 5}))
     (notice,) = await bench.results.wait_for(1)
     assert notice.type == "rockbot.agent.step-stalled"
     assert notice.return_address == _request("a", {"code": 5}).return_address

@@ -2,6 +2,7 @@
 
 crashing.py PATH forever            appends to four streams at once, prints "STREAM VERSION" after each append
 crashing.py PATH at N BYTES         kills itself at the N-th SQL statement of one append, with a record of BYTES
+crashing.py PATH commit N BYTES     the same with one commit, with an effect of BYTES
 crashing.py PATH full               runs out of disk in the middle of an append, then goes on
 """
 
@@ -14,8 +15,8 @@ import signal
 import sys
 from pathlib import Path
 
-from rockbot.state.keys import conversation_key, task_key
-from rockbot.state.ports import Append, IndexRow, OutboxRow, StateUnavailable, Timer
+from rockbot.state.keys import conversation_key, key, task_key
+from rockbot.state.ports import Append, Commit, IndexRow, OutboxRow, StateUnavailable, Timer, Write
 from rockbot.state.sqlite import SqliteStateStore
 from rockbot_messaging.clock import SystemClock
 
@@ -37,6 +38,21 @@ def step_of(stream: str, version: int, size: int = 0) -> Append:
     )
 
 
+def commit_of(cause: str, size: int = 0) -> Commit:
+    """What handling the message `cause` does: two values written, one deleted, two messages sent."""
+    return Commit(
+        mark=key("acme", "handled", "orders", cause),
+        remember=3600,
+        cause=cause,
+        writes=(
+            Write(key=key("acme", "thing", "one"), value=b"1" + b" " * size, expect=0),
+            Write(key=key("acme", "thing", "two"), value=b"2"),
+            Write(key=key("acme", "thing", "old"), value=None),
+        ),
+        outbox=tuple(OutboxRow(id=f"{cause}-{n}", cause=cause, message=b"x", door="commands") for n in "ab"),
+    )
+
+
 async def forever(store: SqliteStateStore) -> None:
     async def grow(stream: str) -> None:
         version = (await store.load(conversation_key("acme", stream))).version
@@ -47,7 +63,7 @@ async def forever(store: SqliteStateStore) -> None:
     await asyncio.gather(*(grow(stream) for stream in "abcd"))
 
 
-async def at(store: SqliteStateStore, statement: int, size: int) -> None:
+async def at(store: SqliteStateStore, what: str, statement: int, size: int) -> None:
     seen = 0
 
     def count(sql: str) -> None:
@@ -59,7 +75,10 @@ async def at(store: SqliteStateStore, statement: int, size: int) -> None:
     await store._file.read(lambda connection: connection.set_trace_callback(count))
     version = (await store.load(conversation_key("acme", "a"))).version
     seen = 0
-    await store.append(step_of("a", version, size))
+    if what == "commit":
+        await store.commit(commit_of("m1", size))
+    else:
+        await store.append(step_of("a", version, size))
     print("survived", flush=True)
 
 
@@ -82,8 +101,8 @@ async def main() -> None:
     match sys.argv[2:]:
         case ["forever"]:
             await forever(store)
-        case ["at", statement, size]:
-            await at(store, int(statement), int(size))
+        case ["at" | "commit" as what, statement, size]:
+            await at(store, what, int(statement), int(size))
         case ["full"]:
             await full(store, path)
     await store.close()

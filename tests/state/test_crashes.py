@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rockbot.state.keys import conversation_key, task_key
+from rockbot.state.keys import conversation_key, key, task_key
 from rockbot.state.sqlite import SqliteStateStore
 
 pytestmark = pytest.mark.crash
@@ -84,6 +84,32 @@ async def test_an_append_that_dies_at_any_of_its_statements_leaves_nothing(tmp_p
             break
         assert process.returncode == -signal.SIGKILL
         assert version == 0
+        died += 1
+    await store.close()
+    assert died > 10
+
+
+@pytest.mark.parametrize("size", [10, 3 << 20])
+async def test_a_commit_that_dies_at_any_of_its_statements_leaves_nothing(tmp_path, clock, size):
+    store = SqliteStateStore(tmp_path / "state.db", clock)
+    await store.open()
+    one, two, old = (key("acme", "thing", name) for name in ("one", "two", "old"))
+    mark = key("acme", "handled", "orders", "m1")
+    await store.put(old, b"0")
+    died = 0
+    while True:
+        process = await _start(str(tmp_path / "state.db"), "commit", str(died + 1), str(size))
+        output, _ = await process.communicate()
+        rows = await store.committed(mark, cause="m1")
+        there = [(await store.get(each)) is not None for each in (one, two, old)]
+        if output:
+            assert output == b"survived\n"
+            assert [row.id for row in rows] == ["m1-a", "m1-b"]
+            assert there == [True, True, False]
+            break
+        assert process.returncode == -signal.SIGKILL
+        assert rows is None
+        assert there == [False, False, True]
         died += 1
     await store.close()
     assert died > 10

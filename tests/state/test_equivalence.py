@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import tempfile
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from rockbot.state.keys import key, prefix
 from rockbot.state.memory import MemoryStateStore
-from rockbot.state.ports import ANY, Append, IndexRow, Lease, OutboxRow, Timer, VersionConflict
+from rockbot.state.ports import ANY, Append, Commit, IndexRow, Lease, OutboxRow, Timer, VersionConflict, Write
 from rockbot.state.sqlite import SqliteStateStore
 from rockbot_messaging.testing import FakeClock
 
@@ -35,6 +36,22 @@ STEPS = st.builds(
     canceled_timers=st.lists(IDS, max_size=1).map(tuple),
     index=st.lists(st.builds(IndexRow, KEYS, st.none() | st.binary(max_size=2)), max_size=2).map(tuple),
 )
+WRITES = st.lists(
+    st.builds(Write, key=KEYS, value=st.none() | st.binary(max_size=3), expect=EXPECT, ttl=st.none() | SECONDS),
+    max_size=2,
+    unique_by=lambda write: write.key,
+).map(tuple)
+MARKS = IDS.map(lambda cause: key("acme", "handled", cause))
+COMMITS = IDS.flatmap(
+    lambda cause: st.builds(
+        Commit,
+        mark=MARKS,
+        remember=st.sampled_from([0.5, 1.0, 30.0]),
+        cause=st.just(cause),
+        writes=WRITES,
+        outbox=st.lists(ROWS.map(lambda row: dataclasses.replace(row, cause=cause)), max_size=2).map(tuple),
+    )
+)
 
 
 def _call(name: str, *arguments: st.SearchStrategy, **named: st.SearchStrategy) -> st.SearchStrategy:
@@ -48,6 +65,9 @@ CALLS = st.lists(
         _call("get", KEYS),
         _call("delete", KEYS, expect=EXPECT),
         _call("list", st.just(prefix("acme", "thing")), after=st.none() | KEYS, limit=st.integers(1, 3)),
+        _call("write", WRITES),
+        _call("commit", COMMITS),
+        _call("committed", MARKS, cause=IDS),
         _call("append", STEPS),
         _call("append", STEPS),
         _call("load", KEYS, handled=IDS | st.just("")),

@@ -1,4 +1,7 @@
-"""Contributes the link that makes model calls, and one work subscription per provider in use and lane."""
+"""Contributes the link that makes model calls, and one work subscription per provider in use and lane.
+
+The lanes of a provider share the process's slots for it: what a person waits for goes before what a schedule began.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from rockbot.chain import Order
 from rockbot.plugins import Contribution, Link, Services
 from rockbot_handlers.llm.handler import LlmHandler
 from rockbot_handlers.llm.providers import open_clients
-from rockbot_messaging.subscriptions import WorkSubscription
+from rockbot_messaging.subscriptions import Lane, WorkSubscription
 
 __all__ = ["plugin"]
 
@@ -29,9 +32,10 @@ def plugin(services: Services) -> Contribution:
             patterns=(topics.llm_request(backend, lane),),
             prefetch=concurrency,  # a call waiting behind others here could run on another replica
             concurrency=concurrency,
+            lane=Lane(group=f"llm.{backend}", rank=rank, slots=concurrency),
         )
         for backend in clients
-        for lane in topics.LANES
+        for rank, lane in enumerate(topics.LANES)
     )
 
     async def close() -> None:

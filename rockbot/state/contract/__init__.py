@@ -13,6 +13,7 @@ Use it from a test module of yours, with pytest and pytest-asyncio in auto mode;
 from __future__ import annotations
 
 from rockbot.state.contract.amounts import AmountCases
+from rockbot.state.contract.commits import CommitCases
 from rockbot.state.contract.leases import LeaseCases
 from rockbot.state.contract.ledgers import LedgerContract, LedgersUnderTest
 from rockbot.state.contract.outboxes import OutboxCases
@@ -24,5 +25,5 @@ from rockbot.state.contract.values import ValueCases
 __all__ = ["LedgerContract", "LedgersUnderTest", "StateStoreContract", "StoresUnderTest"]
 
 
-class StateStoreContract(ValueCases, StreamCases, OutboxCases, TimerCases, LeaseCases, AmountCases):
+class StateStoreContract(ValueCases, CommitCases, StreamCases, OutboxCases, TimerCases, LeaseCases, AmountCases):
     """Every case; a subclass gives the fixture `stores`, a fresh `StoresUnderTest` without data."""

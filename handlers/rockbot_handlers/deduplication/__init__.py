@@ -1,0 +1,1 @@
+"""Handles each message of a subscription once, however often it is delivered."""

@@ -1,0 +1,85 @@
+"""Artifacts in a state store: one value for each, without a time to live, under its tenant and digest."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import final
+
+from rockbot.state.keys import key
+from rockbot.state.ports import StateError, StateStore, VersionConflict
+from rockbot_messaging.artifacts import ArtifactMissing, ArtifactsUnavailable, Reference
+from rockbot_messaging.identity import DEFAULT_TENANT
+
+__all__ = ["OwnStateArtifacts", "StateArtifacts"]
+
+_SPACE = "artifact"
+
+
+@final
+class StateArtifacts:
+    """An `ArtifactStore` in `store`, which whoever made it opens and closes."""
+
+    def __init__(self, store: StateStore) -> None:
+        self._store = store
+
+    async def put(self, body: bytes, *, tenant: str = DEFAULT_TENANT) -> str:
+        """See `ArtifactStore.put`."""
+        reference = await Reference.made(body)
+        try:
+            await self._store.put(key(tenant, _SPACE, reference.digest), body, expect=0)
+        except VersionConflict:
+            pass  # it lies there already
+        except StateError as exc:
+            raise ArtifactsUnavailable(f"an artifact of {len(body)} bytes cannot be stored: {exc}") from exc
+        return str(reference)
+
+    async def get(self, reference: str, *, tenant: str = DEFAULT_TENANT) -> bytes:
+        """See `ArtifactStore.get`."""
+        wanted = Reference.parse(reference)
+        try:
+            entry = await self._store.get(key(tenant, _SPACE, wanted.digest))
+        except StateError as exc:
+            raise ArtifactsUnavailable(f"the artifact {wanted} cannot be read: {exc}") from exc
+        if entry is None:
+            raise ArtifactMissing(
+                f"no artifact {wanted} lies in this process's state store: do all processes of the broker share it?"
+            )
+        if not await wanted.fits(entry.value):
+            raise ArtifactMissing(f"the artifact {wanted} in the state store is damaged: its bytes are others")
+        return entry.value
+
+
+@final
+class OwnStateArtifacts:
+    """As `StateArtifacts`, for a process that has no open store: opens its own when first needed. `close` closes it."""
+
+    def __init__(self, store: StateStore) -> None:
+        self._store = store
+        self._inner = StateArtifacts(store)
+        self._opening = asyncio.Lock()
+        self._is_open = False
+
+    async def put(self, body: bytes, *, tenant: str = DEFAULT_TENANT) -> str:
+        await self._open()
+        return await self._inner.put(body, tenant=tenant)
+
+    async def get(self, reference: str, *, tenant: str = DEFAULT_TENANT) -> bytes:
+        await self._open()
+        return await self._inner.get(reference, tenant=tenant)
+
+    async def close(self) -> None:
+        """Close the store if it was opened; idempotent."""
+        async with self._opening:
+            if self._is_open:
+                self._is_open = False
+                await self._store.close()
+
+    async def _open(self) -> None:
+        async with self._opening:
+            if self._is_open:
+                return
+            try:
+                await self._store.open()
+            except StateError as exc:
+                raise ArtifactsUnavailable(f"the state store with the artifacts cannot be opened: {exc}") from exc
+            self._is_open = True

@@ -1,0 +1,90 @@
+"""Where RabbitMQ is installed, and the small questions one asks a server that is starting."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+MISSING: Final = (
+    "these tests need a RabbitMQ server and found none: run `apt-get install rabbitmq-server` (the suite starts its own "
+    "private node), or set ROCKBOT_TEST_RABBITMQ to an unpacked release of it, or ROCKBOT_TEST_AMQP_URL to a running one, "
+    "or ROCKBOT_TEST_DOCKER=1 where a Docker engine answers"
+)
+START_SECONDS: Final = 90.0
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def installation() -> Path | None:
+    """The sbin folder of the server that ROCKBOT_TEST_RABBITMQ names (an unpacked release), else of the newest installed one.
+
+    The distribution's wrapper insists on system paths, so the server itself is started.
+    """
+    if given := os.environ.get("ROCKBOT_TEST_RABBITMQ"):
+        sbin = Path(given, "sbin")
+        if not (sbin / "rabbitmq-server").exists():
+            raise RuntimeError(f"ROCKBOT_TEST_RABBITMQ names {given!r}, in which there is no sbin/rabbitmq-server")
+        return sbin
+    found = sorted(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/sbin/rabbitmq-server"))
+    if found:
+        return found[-1].parent
+    server = shutil.which("rabbitmq-server")
+    return Path(server).resolve().parent if server else None
+
+
+def port_mapper() -> str:
+    """The program that Erlang nodes find each other by."""
+    found = shutil.which("epmd") or next(map(str, Path("/usr/lib/erlang").glob("erts-*/bin/epmd")), None)
+    if found is None:
+        raise RuntimeError(MISSING)
+    return found
+
+
+def listens(port: int) -> bool:
+    """Whether anybody accepts connections there."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def greets(port: int) -> bool:
+    """Whether a broker answers there; one that is still starting accepts and hangs up."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as peer:
+        peer.sendall(b"AMQP\x00\x00\x09\x01")
+        return bool(peer.recv(1))
+    return False
+
+
+def launch(command: list[str], *, env: dict[str, str], cwd: Path, console: Path) -> subprocess.Popen[bytes]:
+    """Start a server in a process group of its own that ends with this process, also when that is killed."""
+    with console.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("guard.py")), *command],
+            env=env,
+            cwd=cwd,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to everything that `launch` started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    if process.stdin is not None:
+        process.stdin.close()

@@ -1,0 +1,111 @@
+"""A cluster of three: leaders and members die, consumers are back within seconds and nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+from nodes.cluster import ClusterMember, RabbitCluster
+from rabbitmq.harness import RabbitHarness
+
+from rockbot_messaging import Ack, MessageEnvelope, Verdict, WorkSubscription
+from rockbot_messaging.rabbitmq import RabbitBus
+from rockbot_messaging.testing.harness import message
+
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.crash, pytest.mark.timeout(240)]
+
+_WORK = WorkSubscription(name="work", patterns=("job.#",), prefetch=20)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RabbitCluster]:
+    cluster = RabbitCluster()
+    cluster.start()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+async def harness(cluster: RabbitCluster) -> AsyncIterator[RabbitHarness]:
+    for member in cluster.members:
+        if not member.running:
+            await asyncio.to_thread(cluster.restart, member)
+    harness = RabbitHarness(cluster.url)
+    yield harness
+    await harness.close()
+
+
+async def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+class _Consumer:
+    """Counts what it handles."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+
+    async def __call__(self, envelope: MessageEnvelope) -> Verdict:
+        self.seen.add(envelope.message_id)
+        return Ack()
+
+
+async def _leader(cluster: RabbitCluster, queue: str) -> ClusterMember:
+    async with asyncio.timeout(60):
+        while True:
+            member = await asyncio.to_thread(cluster.leader_of, queue)
+            if member is not None and member.running:
+                return member
+
+
+async def _publishing(bus: RabbitBus, sent: list[str], stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        batch = [message("job.one") for _ in range(20)]
+        await bus.publisher.publish_many(batch)
+        sent += [one.message_id for one in batch]
+
+
+@pytest.mark.parametrize("whose", ["the leader", "the member we are connected to"])
+async def test_consuming_and_publishing_go_on_when_a_member_dies(
+    cluster: RabbitCluster, harness: RabbitHarness, whose: str
+) -> None:
+    bus = await harness.connect()
+    consumer = _Consumer()
+    await bus.subscriber.subscribe(_WORK, consumer)
+    sent: list[str] = []
+    stop = asyncio.Event()
+    publishing = asyncio.create_task(_publishing(bus, sent, stop))
+    await _until(lambda: len(consumer.seen) > 100)
+    if whose == "the leader":
+        victim = await _leader(cluster, f"{harness.namespace}.work")
+    else:
+        victim = next(member for member in cluster.members if f":{member.port}" in bus.health().detail)
+    await asyncio.to_thread(victim.kill)
+    before = len(consumer.seen)
+    await _until(lambda: len(consumer.seen) > before + 200)
+    await _until(lambda: bus.health().connected and not bus.health().idle_seconds)
+    stop.set()
+    await publishing
+    await _until(lambda: set(sent) <= consumer.seen)
+
+
+async def test_a_restart_of_every_member_one_after_another_loses_nothing(
+    cluster: RabbitCluster, harness: RabbitHarness
+) -> None:
+    bus = await harness.connect()
+    consumer = _Consumer()
+    await bus.subscriber.subscribe(_WORK, consumer)
+    sent: list[str] = []
+    stop = asyncio.Event()
+    publishing = asyncio.create_task(_publishing(bus, sent, stop))
+    for member in cluster.members:
+        seen = len(consumer.seen)
+        await asyncio.to_thread(member.kill)
+        await asyncio.to_thread(cluster.restart, member)
+        await _until(lambda seen=seen: len(consumer.seen) > seen + 100)  # type: ignore[misc]
+    stop.set()
+    await publishing
+    await _until(lambda: set(sent) <= consumer.seen)
