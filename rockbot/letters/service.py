@@ -70,6 +70,8 @@ class LetterService:
         source: this process, on messages that it publishes.
         registry: knows what a mended body must look like; None checks nothing.
         sleep: how to wait; a test moves its clock instead.
+
+    `scanner.run_once` is to be run every `LetterSettings.scan_seconds`.
     """
 
     def __init__(
@@ -101,7 +103,6 @@ class LetterService:
         self._answers = Answers(self._index, self._reconciler, self._queues, clock)
         self._loader = Loader(letters, self._index, self._audit, self._queues, self._answers.bring_up_to_date)
         retention = Retention(self._index, self._worker, self._queues, clock=clock, settings=settings)
-        #: To be run every `LetterSettings.scan_seconds`.
         self.scanner = LetterScanner(letters, self._index, self._reconciler, retention, clock=clock, measures=measures)
 
     # -- questions ----------------------------------------------------------------------------------------------------
@@ -311,10 +312,7 @@ class LetterService:
 
     async def _count(self, queue: DeadLetterQueue) -> int:
         async with aclosing(self._reconciler.scan(queue.subscription)) as steps:
-            seen = 0
-            async for comparison in steps:
-                seen = comparison.seen
-        return seen
+            return max([step.seen async for step in steps], default=0)
 
     def _home_of(self, letter: Letter) -> str:
         """The short name of the dead-letter queue that a letter lies in, or lay in before it was discarded."""
