@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit
 
 from rockbot import topics
 from rockbot.errors import ConfigError, MissingExtra
@@ -27,6 +26,7 @@ from rockbot.state.artifacts import OwnStateArtifacts
 from rockbot.state.open import open_store
 from rockbot_messaging.artifacts import ArtifactStore
 from rockbot_messaging.artifacts_folder import FolderArtifacts
+from rockbot_messaging.broker_urls import BrokerUrl, scheme_of
 from rockbot_messaging.claims import DEFAULT_THRESHOLD, ClaimCheck
 from rockbot_messaging.clock import Clock, IdSource
 from rockbot_messaging.layers import Layer, LayeredBus
@@ -48,13 +48,14 @@ def is_embedded(settings: Settings) -> bool:
 
 
 def _scheme(settings: Settings) -> str:
-    try:
-        parts = urlsplit(settings.broker_url.get_secret_value())
-        _ = parts.port
-    except ValueError:
-        # What the library says may quote the address, password and all.
-        raise ConfigError("setting 'broker_url' is no address: write amqp://user:password@host:port/vhost") from None
-    return parts.scheme
+    url = settings.broker_url.get_secret_value()
+    scheme = scheme_of(url)
+    if scheme in ("amqp", "amqps"):
+        try:
+            BrokerUrl.parse(url)
+        except ValueError as exc:
+            raise ConfigError(f"setting 'broker_url' is no address: {exc}") from None
+    return scheme
 
 
 def claim_threshold(settings: Settings) -> int:
@@ -88,9 +89,9 @@ def check_role(settings: Settings) -> None:
     Raises:
         ConfigError: the broker user of this process is neither host nor worker.
     """
-    if not settings.trust.enforce or is_embedded(settings):
+    if not settings.trust.enforce or _scheme(settings) not in ("amqp", "amqps"):
         return
-    user = unquote(urlsplit(settings.broker_url.get_secret_value()).username or "guest")
+    user = BrokerUrl.parse(settings.broker_url.get_secret_value()).user
     role = Roles(settings.trust.users).role_of_user(user)
     if role not in ("host", "worker"):
         raise ConfigError(

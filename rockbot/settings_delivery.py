@@ -104,14 +104,27 @@ class RateSettings(_Section):
 
 
 class OrderSettings(_Section):
-    """Messages of one key are handled one after another. See `rockbot_messaging.subscriptions.Ordered`."""
+    """Messages of one key are handled one after another. See `rockbot_messaging.subscriptions.Ordered`.
+
+    `lease_seconds` after a process died others go on with its keys; every `scan_seconds` each looks for such keys;
+    `max_waiting` messages of one key may wait.
+    """
 
     by: str = "conversation"
     on_dead: Literal["block", "skip"] = "block"
+    lease_seconds: float = Field(default=15, ge=1, le=600)
+    scan_seconds: float = Field(default=5, ge=0.1, le=600)
+    max_waiting: int = Field(default=10_000, ge=1)
 
     def ordered(self) -> Ordered:
         """As the subscription knows it."""
-        return Ordered(by=self.by, on_dead=self.on_dead)
+        return Ordered(
+            by=self.by,
+            on_dead=self.on_dead,
+            lease=self.lease_seconds,
+            scan=self.scan_seconds,
+            most=self.max_waiting,
+        )
 
     @model_validator(mode="after")
     def _is_an_order(self) -> OrderSettings:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
+from rockbot_messaging.broker_urls import scheme_of
 from rockbot_messaging.errors import MessagingError
 
 if TYPE_CHECKING:
@@ -98,12 +98,7 @@ def bus_at(
 
 
 def _provider(url: str, namespace: str, connect_timeout: float) -> MessageBus:
-    try:
-        scheme = urlsplit(url).scheme
-    except ValueError:
-        # What the library says may quote the address, password and all.
-        raise ValueError("this is no address: write amqp://user:password@host:port/vhost") from None
-    match scheme:
+    match scheme := scheme_of(url):
         case "memory":
             from rockbot_messaging.memory import MemoryBus
 

@@ -42,12 +42,20 @@ class Ordered:
         by: what the key is: ``conversation``, ``correlation``, ``topic`` or ``header:<name>``. A message without one is
             its own key.
         on_dead: whether a dead letter holds up its key until it is replayed or discarded (``block``), or not (``skip``).
+        lease: seconds after the death of a process until another goes on with its keys, and with reading the queue.
+        scan: seconds between two looks for keys that nobody works; each costs a listing of the keys that wait.
+        most: messages of one key that may wait; what comes beyond is handed back, and may then be overtaken.
     """
 
     by: str = "conversation"
     on_dead: Literal["block", "skip"] = "block"
+    lease: float = 15.0
+    scan: float = 5.0
+    most: int = 10_000
 
     def __post_init__(self) -> None:
+        if not 0 < self.lease < float("inf") or not 0 < self.scan < float("inf") or self.most < 1:
+            raise ValueError("an order needs lease > 0, scan > 0 and most >= 1")
         kind, _, header = self.by.partition(":")
         if self.by not in ("conversation", "correlation", "topic") and not (kind == "header" and header):
             raise ValueError("an order is by conversation, correlation, topic or header:<name>")

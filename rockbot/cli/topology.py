@@ -142,7 +142,7 @@ async def export(
         document = definitions(
             version=version,
             vhost=access.rabbit.vhost,
-            topology=access.wanted(version),
+            topology=access.wanted,
             policies=access.policies(version),
             users=users,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Final, final
+from typing import final
 
 from rockbot.errors import ConfigError
 from rockbot.inbox.blocked import BlockedKeys
@@ -26,17 +26,13 @@ __all__ = ["OrderedInboxes"]
 
 logger = logging.getLogger(__name__)
 
-#: Messages of one key that may wait; what comes beyond is handed back, and may then be overtaken.
-_MOST: Final = 10_000
-
 
 @final
 class OrderedInboxes:
     """Receives for ordered subscriptions, and works what they received.
 
-    `owner` names this process and is never used again. `lease` seconds after a process died its keys go on elsewhere, at the
-    next scan; scans are `scan_every` seconds apart and cost a listing of the keys that have something waiting. `most`
-    messages of one key may wait.
+    `owner` names this process and is never used again. `lease`, `scan_every` and `most` are as each subscription's order has
+    them (`Ordered`), unless they are given for all.
     """
 
     def __init__(
@@ -48,23 +44,22 @@ class OrderedInboxes:
         owner: str,
         namespace: str = "rockbot",
         measures: Measures = NO_MEASURES,
-        lease: float = 15.0,
-        scan_every: float = 5.0,
-        most: int = _MOST,
+        lease: float | None = None,
+        scan_every: float | None = None,
+        most: int | None = None,
     ) -> None:
-        self._shelf = Shelf(store, owner=owner, lease=lease)
+        self._store = store
+        self._owner = owner
         self._blocked = BlockedKeys(store)
         self._bus = bus
         self._clock = clock
-        self._lease = lease
-        self._scan_every = scan_every
-        self._terms = Terms(
-            namespace=namespace, bury=self._bury, clock=clock, measures=measures, lease=lease, most=most
-        )
+        self._namespace = namespace
+        self._measures = measures
+        self._lease, self._scan_every, self._most = lease, scan_every, most
         self._inboxes: dict[str, Inbox] = {}
         self._readers: list[Reader] = []
         self._stop = asyncio.Event()
-        self._loop: asyncio.Task[None] | None = None
+        self._loops: list[asyncio.Task[None]] = []
 
     def receive(self, subscription: WorkSubscription, handle: MessageHandler) -> MessageHandler:
         """What is to receive the deliveries of an ordered subscription, so that `handle` gets them key by key in order.
@@ -72,9 +67,20 @@ class OrderedInboxes:
         Raises:
             ConfigError: the subscription has no order.
         """
-        if subscription.ordered is None:
+        ordered = subscription.ordered
+        if ordered is None:
             raise ConfigError(f"the subscription {subscription.name!r} has no order to keep")
-        inbox = Inbox(subscription, subscription.ordered, handle, self._shelf, self._terms)
+        terms = Terms(
+            namespace=self._namespace,
+            bury=self._bury,
+            clock=self._clock,
+            measures=self._measures,
+            lease=self._lease or ordered.lease,
+            scan=self._scan_every or ordered.scan,
+            most=self._most or ordered.most,
+        )
+        shelf = Shelf(self._store, owner=self._owner, lease=terms.lease)
+        inbox = Inbox(subscription, ordered, handle, shelf, terms)
         self._inboxes[subscription.name] = inbox
         return inbox.receive
 
@@ -88,11 +94,12 @@ class OrderedInboxes:
             self._bus.subscriber,
             subscription,
             handler,
-            store=self._shelf.store,
+            store=self._store,
             clock=self._clock,
-            owner=self._shelf.owner,
-            namespace=self._terms.namespace,
-            lease=self._lease,
+            owner=self._owner,
+            namespace=self._namespace,
+            lease=self._inboxes[subscription.name].lease,
+            connected=lambda: self._bus.health().connected,
         )
         await reader.start()
         self._readers.append(reader)
@@ -100,10 +107,12 @@ class OrderedInboxes:
 
     async def start(self) -> None:
         """Begin with what is waiting in the store, and go on looking for it. The store and the bus are open."""
-        if self._inboxes and self._loop is None:
-            self._loop = asyncio.create_task(
-                repeat("scan of inboxes", self.scan, every=self._scan_every, stop=self._stop), name="scan of inboxes"
-            )
+        if self._loops:
+            return
+        for name, inbox in self._inboxes.items():
+            what = f"scan of the inbox {name}"
+            scanning = repeat(what, inbox.scan, every=inbox.scan_every, stop=self._stop)
+            self._loops.append(asyncio.create_task(scanning, name=what))
 
     async def scan(self) -> int:
         """Look once for lines that nobody works; returns how many were begun.
@@ -149,7 +158,7 @@ class OrderedInboxes:
         self._stop.set()
         for inbox in self._inboxes.values():
             inbox.stop()
-        loop, self._loop = self._loop, None
-        if loop is not None:
+        loops, self._loops = self._loops, []
+        for loop in loops:
             loop.cancel()
-            await asyncio.gather(loop, return_exceptions=True)
+        await asyncio.gather(*loops, return_exceptions=True)

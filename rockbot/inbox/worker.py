@@ -45,13 +45,14 @@ _REMEMBER: Final = 86_400.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """What holds for every line: `bury` stores a letter (queue, message, failure), `most` may wait in a line, `lease` is
-    how many seconds a grant lasts."""
+    how many seconds a grant lasts, `scan` how many lie between two looks at all lines."""
 
     namespace: str
     bury: Callable[[str, MessageEnvelope, Failure], Awaitable[None]]
     clock: Clock
     measures: Measures
     lease: float
+    scan: float
     most: int
 
 
@@ -75,6 +76,16 @@ class Inbox:
         self._tasks: dict[LineId, asyncio.Task[None]] = {}
         self._alarms: dict[LineId, asyncio.TimerHandle] = {}
         self._closing = False
+
+    @property
+    def lease(self) -> float:
+        """Seconds that a grant lasts."""
+        return self._terms.lease
+
+    @property
+    def scan_every(self) -> float:
+        """Seconds between two scans."""
+        return self._terms.scan
 
     # -- the way in
 

@@ -161,15 +161,14 @@ class BrokerAccess:
 
     # -- what is wanted -----------------------------------------------------------------------------------------------
 
-    def wanted(self, version: str) -> Topology:
-        """Exchanges, queues and bindings for this release of the broker, delay queues aside."""
+    @property
+    def wanted(self) -> Topology:
+        """Exchanges, queues and bindings, delay queues aside; the same for every release of the broker."""
         from rockbot_messaging.rabbitmq import topology
-        from rockbot_messaging.rabbitmq.policies import version_of
 
-        major = version_of(version)[0]
-        table = topology.shared(self.names, server_major=major)
+        table = topology.shared(self.names)
         for item in self.work.all:
-            table += topology.work(self.names, item, server_major=major)
+            table += topology.work(self.names, item)
         return table
 
     def policies(self, version: str) -> tuple[Policy, ...]:
@@ -237,17 +236,14 @@ class BrokerAccess:
 
     @asynccontextmanager
     async def _open_management(self, address: str) -> AsyncIterator[Management]:
-        from urllib.parse import unquote, urlsplit
-
         from rockbot_messaging.rabbitmq.management import Management
 
-        broker = urlsplit(self.rabbit.url)
         try:
             opened = Management(
                 address,
                 vhost=self.rabbit.vhost,
                 user=self.rabbit.user,
-                password=unquote(broker.password or "guest"),
+                password=self.rabbit.parts.password,
                 context=self._context() if address.startswith("https") else None,
             )
             await opened.__aenter__()
@@ -298,7 +294,7 @@ class BrokerAccess:
         try:
             return await probe(
                 session,
-                self.wanted(session.server_version),
+                self.wanted,
                 perhaps=possible_delays(self.names, self.queues, DELAY_STEPS),
             )
         except ChannelLost as exc:
@@ -314,7 +310,7 @@ class BrokerAccess:
 
         return plan(
             self.names,
-            self.wanted(found.version),
+            self.wanted,
             self.policies(found.version),
             found,
             work=self.queues,
@@ -326,7 +322,7 @@ class BrokerAccess:
         from rockbot_messaging.rabbitmq.applying import apply
 
         session, management = await self.session(), await self.management()
-        async for done in apply(session, management, plan, self.wanted(plan.version), remove_bindings=remove_bindings):
+        async for done in apply(session, management, plan, self.wanted, remove_bindings=remove_bindings):
             yield done
 
     async def prune(self, steps: Iterable[Step], *, counting_round: float | None = None) -> AsyncIterator[Done]:

@@ -66,10 +66,10 @@ async def broker_checks(settings: Settings) -> list[Check]:
 
 def wire_checks(access: BrokerAccess) -> list[Check]:
     """Who could read along, and as whom we log in."""
-    parts = urlsplit(access.rabbit.url)
-    near = _is_loopback(parts.hostname or "")
+    parts = access.rabbit.parts
+    near = all(_is_loopback(address.host) for address in parts.addresses)
     checks = []
-    if parts.scheme == "amqps":
+    if parts.secure:
         checks.append(Check(name="broker wire", status="ok", detail=f"TLS to {access.rabbit.address}"))
     elif near:
         checks.append(Check(name="broker wire", status="ok", detail="without TLS, on this machine alone"))

@@ -113,7 +113,7 @@ class RabbitBus:
         elif (session := self._outward.session_now) is not None and session.blocked:
             detail = f"{self._settings}: publishers are blocked (the broker is short of memory or disk)"
         else:
-            detail = str(self._settings)
+            detail = self._settings.describe(_members(links))
         return BusHealth(connected=connected, detail=detail, idle_seconds=self._subscriber.idle_seconds())
 
     async def close(self) -> None:
@@ -143,3 +143,9 @@ class RabbitBus:
 
     def _known_subscriptions(self) -> set[str]:
         return {*self._settings.subscriptions, *self._provision.work}
+
+
+def _members(links: Iterable[Link]) -> str:
+    """The members that are in use."""
+    sessions = (link.session_now for link in links)
+    return " and ".join(dict.fromkeys(str(session.member) for session in sessions if session is not None))

@@ -20,8 +20,10 @@ from aio_pika.abc import AbstractChannel
 from aiormq.exceptions import AMQPConnectionError, AMQPError, AuthenticationError
 from yarl import URL
 
+from rockbot_messaging.broker_urls import Address
 from rockbot_messaging.errors import BrokerUnreachable, Closed
 from rockbot_messaging.rabbitmq.channel import Channel, ChannelLost
+from rockbot_messaging.rabbitmq.members import Members
 from rockbot_messaging.rabbitmq.pausing import Chance, Pauses
 from rockbot_messaging.rabbitmq.settings import RabbitSettings
 from rockbot_messaging.rabbitmq.tap import Outbox, TappedStream, TappedTransport
@@ -94,11 +96,20 @@ class OpenChannel:
 
 
 @final
-class Session:
-    """One connection from its opening to its end."""
+class _Connection(aio_pika.Connection):
+    """The library's, without its finalizer: that starts a task in whatever loop there is, or warns that there is none."""
 
-    def __init__(self, connection: aio_pika.Connection, transport: TappedTransport) -> None:
+    def __del__(self) -> None:
+        """Sessions end their connections themselves."""
+
+
+@final
+class Session:
+    """One connection to one member from its opening to its end."""
+
+    def __init__(self, connection: aio_pika.Connection, transport: TappedTransport, member: Address) -> None:
         self._connection = connection
+        self.member = member
         self._stream: TappedStream = transport.stream
         self.outbox: Outbox = transport.outbox
         assert connection.transport is not None
@@ -107,12 +118,6 @@ class Session:
         self._wire.closing.add_done_callback(lambda _: self.ended.set())
         version = self._wire.server_properties.get("version", "")
         self.server_version = version.decode() if isinstance(version, bytes) else str(version)
-
-    @property
-    def server_major(self) -> int:
-        """The broker's major version; 3 when it does not say."""
-        head = self.server_version.partition(".")[0]
-        return int(head) if head.isdigit() else 3
 
     @property
     def blocked(self) -> bool:
@@ -176,11 +181,12 @@ class Session:
 
 @final
 class Link:
-    """Keeps one connection to one broker."""
+    """Keeps one connection to a broker: to whichever of its members can be reached."""
 
     def __init__(self, settings: RabbitSettings, purpose: str, chance: Chance = random.random) -> None:
         self._settings = settings
         self._pauses = Pauses(settings.reconnect_interval, settings.reconnect_longest, chance)
+        self._members = Members(settings.parts.addresses, chance)
         self._purpose = purpose
         self._context: ssl.SSLContext | None = None
         self._session: Session | None = None
@@ -263,6 +269,8 @@ class Link:
             since = loop.time()
             await self._session.ended.wait()
             self.trouble = self._session.end_reason or "the connection was lost"
+            if self._members.several:
+                self.trouble = f"{self._session.member}: {self.trouble}"
             _log.warning("%s; connecting again", self._explain(self.trouble))
             # The library notices the end before its own tasks are done with it.
             await self._session.close()
@@ -282,29 +290,52 @@ class Link:
                         _log.warning("%s; trying again, now in %.1f s", exc, pause)
                         say_again = loop.time() + _SAY_AGAIN
                     await asyncio.sleep(pause)
-            _log.info("connected again to RabbitMQ at %s", self._settings.address)
+            _log.info("connected again to RabbitMQ at %s", self._session.member)
             async with self._changed:
                 self._changed.notify_all()
 
     async def _connect(self, timeout: float) -> Session:
-        settings = self._settings
         try:
             if self._context is None:
-                self._context = await asyncio.to_thread(settings.ssl_context)
+                self._context = await asyncio.to_thread(self._settings.ssl_context)
         except (OSError, ValueError) as exc:
             self._hopeless = True
             raise BrokerUnreachable(self._explain(f"a TLS file cannot be used: {exc}")) from None
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + max(timeout, 0.1)
+        refusals: dict[Address, _Refusal] = {}
+        for member, patience in self._members.round():
+            left = deadline - loop.time()
+            if left <= 0:
+                break
+            try:
+                session = await self._connect_to(member, left if patience is None else min(left, patience))
+            except _Refusal as exc:
+                refusals[member] = exc
+                continue
+            self._members.found(member)
+            return session
+        # Waiting cures nothing when every member refuses for good; of several, one may yet come up.
+        self._hopeless = all(refusal.for_good for refusal in refusals.values())
+        texts = {str(refusal) for refusal in refusals.values()}
+        if len(texts) == 1:
+            self.trouble = texts.pop()
+        else:
+            self.trouble = "; ".join(f"{member}: {refusal}" for member, refusal in refusals.items())
+        raise BrokerUnreachable(self._explain(self.trouble))
+
+    async def _connect_to(self, member: Address, timeout: float) -> Session:
         transport = TappedTransport(self._context)
-        connection = aio_pika.Connection(
-            URL(settings.connection_url),
+        connection = _Connection(
+            URL(self._settings.connection_url(member)),
             ssl_context=self._context,
-            client_properties={"connection_name": f"{settings.namespace} {self._purpose}"},
+            client_properties={"connection_name": f"{self._settings.namespace} {self._purpose}"},
         )
         connection.kwargs["transport_factory"] = transport
         try:
-            async with asyncio.timeout(max(timeout, 0.1)):
+            async with asyncio.timeout(timeout):
                 await connection.connect()
-            return Session(connection, transport)
+            return Session(connection, transport, member)
         except asyncio.CancelledError:
             transport.abort()
             raise
@@ -314,15 +345,21 @@ class Link:
             transport.abort()
             stream = getattr(transport, "stream", None)
             # Waiting cures neither wrong credentials (403) nor a missing virtual host (530).
-            self._hopeless = isinstance(exc, AuthenticationError) or (
-                stream is not None and stream.close_code in (403, 530)
-            )
-            self.trouble = (stream.close_reason if stream is not None else "") or _reason(exc)
-            raise BrokerUnreachable(self._explain(self.trouble)) from None
+            for_good = isinstance(exc, AuthenticationError) or (stream is not None and stream.close_code in (403, 530))
+            reason = (stream.close_reason if stream is not None else "") or _reason(exc)
+            raise _Refusal(reason, for_good=for_good) from None
 
     def _explain(self, trouble: str) -> str:
         where = f"RabbitMQ at {self._settings.address} (virtual host {self._settings.vhost!r})"
         return f"{where} cannot be used: {trouble}"
+
+
+class _Refusal(Exception):
+    """A member cannot be used, and whether that is going to stay so."""
+
+    def __init__(self, reason: str, *, for_good: bool) -> None:
+        super().__init__(reason)
+        self.for_good = for_good
 
 
 def _reason(exc: BaseException) -> str:

@@ -46,10 +46,9 @@ class Provision:
         await _declare_durable(session, topology.delay(self._names, queue, step))
 
     async def _declare(self, session: Session, subscriptions: Iterable[WorkSubscription]) -> None:
-        major = session.server_major
-        wanted: Topology = topology.shared(self._names, server_major=major)
+        wanted: Topology = topology.shared(self._names)
         for subscription in subscriptions:
-            wanted += topology.work(self._names, subscription, server_major=major)
+            wanted += topology.work(self._names, subscription)
         await _declare_durable(session, wanted)
 
 

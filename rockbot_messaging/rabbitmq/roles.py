@@ -69,9 +69,9 @@ def worker(
     It may send to any queue by name, because that is how letters are buried; whom a host believes is the setting `trust`.
     """
     listed = list(subscriptions)
-    table = shared(names, server_major=4)
+    table = shared(names)
     for subscription in listed:
-        table += work(names, subscription, server_major=4)
+        table += work(names, subscription)
     queues = [names.queue(item.name) for item in listed]
     delays = [rf"{re.escape(queue)}\.delay\.\d+" for queue in queues]
     own = [*_all_names(table), *delays, _transient(names)]
@@ -122,7 +122,7 @@ def publisher(names: Names, *, user: str, topics: Iterable[str]) -> Role:
 
 def operator(names: Names) -> Role:
     """A person at the command line: asks, publishes, reads and works dead letters; does not consume work."""
-    table = shared(names, server_major=4)
+    table = shared(names)
     namespace = re.escape(names.namespace)
     letters = rf"{namespace}\..+\.dlq"
     doors = [re.escape(names.exchange(door)) for door in Door]

@@ -6,8 +6,9 @@ import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, final
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import urlencode
 
+from rockbot_messaging.broker_urls import Address, BrokerUrl
 from rockbot_messaging.headers import DEFAULT_MAX_HEADER_BYTES
 from rockbot_messaging.topics import check_topic
 
@@ -15,7 +16,6 @@ __all__ = ["DEFAULT_MAX_BODY_BYTES", "RabbitSettings", "tls_context"]
 
 DEFAULT_MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 
-_PORTS: Final = {"amqp": 5672, "amqps": 5671}
 _TLS_QUERY: Final = ("cafile", "certfile", "keyfile")
 
 
@@ -25,7 +25,9 @@ class RabbitSettings:
     """Durations are seconds, sizes are bytes.
 
     Args:
-        url: ``amqp://`` or ``amqps://``, with user, password, host, port and virtual host; never shown.
+        url: ``amqp://`` or ``amqps://``, with user, password, host, port and virtual host; never shown. Several members of
+            a cluster stand with commas between them (``host1:5672,host2:5672``): each connection begins with one by
+            chance and goes to the next when that fails.
             ``cafile``, ``certfile`` and ``keyfile`` may stand in its query instead of the fields below.
         namespace: prefix of every exchange and queue.
         connect_timeout: how long opening may take, and how long a publish waits for a lost connection; one that was
@@ -65,13 +67,7 @@ class RabbitSettings:
     keyfile: str | None = None
 
     def __post_init__(self) -> None:
-        try:
-            parts = urlsplit(self.url)
-            known = parts.scheme in _PORTS and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-        except ValueError:
-            known = False
-        if not known:
-            raise ValueError("the broker URL must read amqp://user:password@host:port/vhost (or amqps://)")
+        BrokerUrl.parse(self.url)
         check_topic(self.namespace)
         seconds = (self.connect_timeout, self.confirm_timeout, self.reconnect_interval, self.letters_wait)
         if min(seconds) <= 0 or self.heartbeat < 1:
@@ -82,31 +78,32 @@ class RabbitSettings:
             raise ValueError("max_header_bytes must be 4096 to 102400, and confirm_window at least 1")
 
     @property
+    def parts(self) -> BrokerUrl:
+        """The URL taken apart."""
+        return BrokerUrl.parse(self.url)
+
+    @property
     def address(self) -> str:
-        """Host and port, for messages to people."""
-        parts = urlsplit(self.url)
-        host = parts.hostname or ""
-        return f"{f'[{host}]' if ':' in host else host}:{parts.port or _PORTS[parts.scheme]}"
+        """Host and port of every member, for messages to people."""
+        return ", ".join(map(str, self.parts.addresses))
 
     @property
     def user(self) -> str:
         """The user name, decoded."""
-        return unquote(urlsplit(self.url).username or "guest")
+        return self.parts.user
 
     @property
     def vhost(self) -> str:
         """The virtual host, decoded."""
-        return unquote(urlsplit(self.url).path[1:]) or "/"
+        return self.parts.vhost
 
-    @property
-    def connection_url(self) -> str:
-        """The URL as the client library reads it; carries the secret."""
-        parts = urlsplit(self.url)
-        query = dict(parse_qsl(parts.query))
+    def connection_url(self, address: Address) -> str:
+        """The URL of one member as the client library reads it; carries the secret."""
+        parts = self.parts
+        query = {name: value for name, value in parts.query.items() if name not in _TLS_QUERY}
         query["heartbeat"] = str(self.heartbeat)
-        for name in _TLS_QUERY:
-            query.pop(name, None)
-        return parts._replace(query=urlencode(query)).geturl()
+        login = f"{parts.login}@" if parts.login else ""
+        return f"{parts.scheme}://{login}{address}{parts.path}?{urlencode(query)}"
 
     def ssl_context(self) -> ssl.SSLContext | None:
         """The TLS context for ``amqps``: server verified, client certificate if there is one; None for ``amqp``.
@@ -114,15 +111,18 @@ class RabbitSettings:
         Raises:
             OSError: a file cannot be read or is no certificate.
         """
-        parts = urlsplit(self.url)
-        if parts.scheme != "amqps":
+        parts = self.parts
+        if not parts.secure:
             return None
-        query = dict(parse_qsl(parts.query))
-        cafile, certfile, keyfile = (getattr(self, name) or query.get(name) for name in _TLS_QUERY)
+        cafile, certfile, keyfile = (getattr(self, name) or parts.query.get(name) for name in _TLS_QUERY)
         return tls_context(cafile, certfile, keyfile)
 
+    def describe(self, address: str) -> str:
+        """What is used there, for messages to people."""
+        return f"RabbitMQ at {address}, virtual host {self.vhost!r}, namespace {self.namespace!r}"
+
     def __str__(self) -> str:
-        return f"RabbitMQ at {self.address}, virtual host {self.vhost!r}, namespace {self.namespace!r}"
+        return self.describe(self.address)
 
 
 def tls_context(cafile: str | None, certfile: str | None, keyfile: str | None) -> ssl.SSLContext:

@@ -133,7 +133,7 @@ class RabbitSubscriber:
         shape = topology.watch(self._names, subscription, queue)
 
         async def prepare(session: Session) -> None:
-            await declare(session, topology.shared(self._names, server_major=session.server_major) + shape)
+            await declare(session, topology.shared(self._names) + shape)
 
         return Consuming(
             name=subscription.name,

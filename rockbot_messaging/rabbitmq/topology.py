@@ -19,10 +19,9 @@ __all__ = ["Binding", "Exchange", "Names", "Queue", "Topology", "delay", "shared
 #: Deliveries of one copy that may end without being settled before the broker itself buries it.
 DELIVERY_LIMIT: Final = 20
 
-#: A dead-letter queue must survive being read. -1 means "no limit" from 4.0 on; on 3.x it drops a letter at its first
-#: return, so there a number stands in that nobody reaches.
-_UNLIMITED_SINCE_4: Final = -1
-_UNREACHABLE_BEFORE_4: Final = 1_000_000
+#: A dead-letter queue must survive being read. -1 means "no limit" from 4.0 on, and on 3.x it drops a letter at its first
+#: return; a number that nobody reaches means the same on all of them, so that a broker may be upgraded under its queues.
+_UNREACHABLE: Final = 1_000_000
 
 
 @final
@@ -122,20 +121,19 @@ class Names:
         return queue if queue.endswith(".dlq") else self.dead_letters(queue)
 
 
-def _keeper(name: str, server_major: int, *, seconds: int | None = None) -> Queue:
-    limit = _UNLIMITED_SINCE_4 if server_major >= 4 else _UNREACHABLE_BEFORE_4
-    arguments: dict[str, Any] = {"x-queue-type": "quorum", "x-delivery-limit": limit}
+def _keeper(name: str, *, seconds: int | None = None) -> Queue:
+    arguments: dict[str, Any] = {"x-queue-type": "quorum", "x-delivery-limit": _UNREACHABLE}
     if seconds is not None:
         arguments["x-message-ttl"] = seconds * 1000
     return Queue(name, arguments)
 
 
-def shared(names: Names, *, server_major: int) -> Topology:
+def shared(names: Names) -> Topology:
     """The three exchanges, the queue of messages that nobody receives and that of discarded letters."""
     return Topology(
         queues=(
-            _keeper(names.unrouted, server_major),
-            _keeper(names.discarded, server_major, seconds=DISCARDED_SECONDS),
+            _keeper(names.unrouted),
+            _keeper(names.discarded, seconds=DISCARDED_SECONDS),
         ),
         exchanges=(
             Exchange(names.unrouted, kind="fanout"),
@@ -147,7 +145,7 @@ def shared(names: Names, *, server_major: int) -> Topology:
     )
 
 
-def work(names: Names, subscription: WorkSubscription, *, server_major: int) -> Topology:
+def work(names: Names, subscription: WorkSubscription) -> Topology:
     """A work subscription's queue, its dead-letter queue and its bindings; delay queues are made when first needed."""
     name = names.queue(subscription.name)
     buried = names.dead_letters(name)
@@ -165,7 +163,7 @@ def work(names: Names, subscription: WorkSubscription, *, server_major: int) -> 
     doors = (names.exchange(Door.PUBLIC), names.exchange(Door.COMMANDS))
     return Topology(
         # The dead-letter queue exists before anything can be dead-lettered into it.
-        queues=(_keeper(buried, server_major), queue),
+        queues=(_keeper(buried), queue),
         bindings=tuple(Binding(name, door, pattern) for pattern in subscription.patterns for door in doors),
     )
 

@@ -112,7 +112,7 @@ def measure(url: str, *, rounds: int, messages: int, say: Callable[[str], None])
     with contextlib.closing(pika.BlockingConnection(pika.URLParameters(url + "?heartbeat=0"))) as connection:
         channel = connection.channel()
         server = str(connection._impl.server_properties.get("version", "unknown"))
-        topology = _topology(names, server_major=int(server.split(".")[0]))
+        topology = _topology(names)
         _declare(channel, topology)
         contenders = list(CONTENDERS)
         try:
@@ -135,9 +135,9 @@ def measure(url: str, *, rounds: int, messages: int, say: Callable[[str], None])
     return Samples(runs, server)
 
 
-def _topology(names: Names, *, server_major: int) -> Topology:
+def _topology(names: Names) -> Topology:
     """The same exchange and queue for all, with the arguments that our provider gives them."""
-    return shared(names, server_major=server_major) + work(names, ORDERS, server_major=server_major)
+    return shared(names) + work(names, ORDERS)
 
 
 def _declare(channel: Any, topology: Topology) -> None:

@@ -50,7 +50,7 @@ async def test_what_was_exported_is_imported_without_a_difference(fresh_node: Ra
         document = definitions(
             version=await access.version(),
             vhost="/",
-            topology=access.wanted("3.10.8"),
+            topology=access.wanted,
             policies=access.policies("3.10.8"),
             users=users,
         )
@@ -73,7 +73,7 @@ async def test_what_was_exported_is_imported_without_a_difference(fresh_node: Ra
 
 def test_nothing_transient_and_no_password_is_written() -> None:
     names = Names("ns")
-    table = shared(names, server_major=4) + Topology(queues=(Queue("ns.reply.1", transient=True),))
+    table = shared(names) + Topology(queues=(Queue("ns.reply.1", transient=True),))
     document = definitions(version="4.1.0", vhost="v", topology=table, users=[User("person", operator(names))])
     assert "ns.reply.1" not in {queue["name"] for queue in document["queues"]}
     (user,) = document["users"]

@@ -82,7 +82,7 @@ async def _desk(node: RabbitNode) -> AsyncIterator[_Desk]:
     link = Link(harness.settings(), "test")
     await link.open()
     async with Management(node.management_url, vhost="/") as management:
-        wanted = shared(names, server_major=3) + work(names, subscription, server_major=3)
+        wanted = shared(names) + work(names, subscription)
         yield _Desk(harness, management, await link.session(5), wanted, names)
     await link.close()
     await harness.close()

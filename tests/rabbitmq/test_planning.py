@@ -23,7 +23,7 @@ from rockbot_messaging.rabbitmq.topology import Binding, Names, Topology, delay,
 
 _NAMES = Names("ns")
 _WORK = WorkSubscription(name="work", patterns=("job.#", "task.*"))
-_WANTED = shared(_NAMES, server_major=3) + work(_NAMES, _WORK, server_major=3)
+_WANTED = shared(_NAMES) + work(_NAMES, _WORK)
 _POLICIES = wanted_policies(_NAMES, Limits(), version=(3, 10))
 
 
@@ -90,7 +90,7 @@ def test_what_amqp_cannot_see_is_not_called_missing() -> None:
     ],
 )
 def test_a_queue_with_other_arguments_is_refused_with_what_differs(arguments: dict[str, object], told: str) -> None:
-    changed = {**work(_NAMES, _WORK, server_major=3).queues[1].arguments, **arguments}
+    changed = {**work(_NAMES, _WORK).queues[1].arguments, **arguments}
     kept = {name: value for name, value in changed.items() if value is not None}
     step = _only(_with_queue(FoundQueue(name="ns.work", arguments=kept)))
     assert (step.mark, step.name, step.reason) == (Mark.REFUSE, "ns.work", told)
@@ -257,7 +257,7 @@ def _names_on(node: RabbitNode, what: str, namespace: str) -> set[str]:
 async def test_looking_over_amqp_creates_nothing(rabbit_node: RabbitNode) -> None:
     harness = RabbitHarness(rabbit_node.url)
     names = Names(harness.namespace)
-    wanted = shared(names, server_major=3) + work(names, _WORK, server_major=3)
+    wanted = shared(names) + work(names, _WORK)
     found = await _look(harness, wanted)
     assert (found.queues, found.exchanges) == ({}, {})
     for what in ("queues", "exchanges"):
@@ -269,7 +269,7 @@ async def test_looking_over_amqp_creates_nothing(rabbit_node: RabbitNode) -> Non
 async def test_looking_over_amqp_finds_depth_consumers_and_what_differs(amqp_url: str) -> None:
     harness = RabbitHarness(amqp_url)
     names = Names(harness.namespace)
-    wanted = shared(names, server_major=3) + work(names, _WORK, server_major=3)
+    wanted = shared(names) + work(names, _WORK)
     link = Link(harness.settings(), "test")
     await link.open()
     await declare(await link.session(5), wanted + delay(names, names.queue("work"), 5))

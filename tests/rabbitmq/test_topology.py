@@ -30,7 +30,7 @@ _WORK = WorkSubscription(name="work", patterns=("job.#", "task.*"))
 
 
 def test_a_work_queue_is_a_quorum_queue_that_loses_nothing() -> None:
-    buried, queue = work(Names("ns"), _WORK, server_major=3).queues
+    buried, queue = work(Names("ns"), _WORK).queues
     assert queue.name == "ns.work"
     assert queue.arguments == {
         "x-queue-type": "quorum",
@@ -43,14 +43,13 @@ def test_a_work_queue_is_a_quorum_queue_that_loses_nothing() -> None:
     assert buried.name == "ns.work.dlq"
 
 
-@pytest.mark.parametrize(("major", "limit"), [(3, 1_000_000), (4, -1)])
-def test_dead_letter_queues_have_no_reachable_delivery_limit(major: int, limit: int) -> None:
-    for topology in (work(Names("ns"), _WORK, server_major=major), shared(Names("ns"), server_major=major)):
-        assert topology.queues[0].arguments == {"x-queue-type": "quorum", "x-delivery-limit": limit}
+def test_dead_letter_queues_have_a_delivery_limit_that_nobody_reaches_on_every_release() -> None:
+    for topology in (work(Names("ns"), _WORK), shared(Names("ns"))):
+        assert topology.queues[0].arguments == {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000}
 
 
 def test_work_is_bound_to_the_public_and_the_commands_exchange_with_the_same_keys() -> None:
-    bindings = {(one.exchange, one.pattern) for one in work(Names("ns"), _WORK, server_major=3).bindings}
+    bindings = {(one.exchange, one.pattern) for one in work(Names("ns"), _WORK).bindings}
     assert bindings == {(exchange, key) for exchange in ("ns", "ns.commands") for key in ("job.#", "task.*")}
 
 
@@ -109,7 +108,7 @@ async def test_the_broker_has_what_the_table_says(rabbit_node: RabbitNode) -> No
         for row in await _listed(rabbit_node, "queues", "name", "arguments", "durable", "auto_delete", "exclusive")
     }
     subscription = WorkSubscription(name="work", patterns=("job.#",))
-    wanted = shared(names, server_major=3) + work(names, subscription, server_major=3) + delay(names, "q", 1)
+    wanted = shared(names) + work(names, subscription) + delay(names, "q", 1)
     for queue in wanted.queues:
         if queue.name.startswith("q."):
             continue
