@@ -5,9 +5,10 @@ Providers are imported here, and only when their scheme is asked for. The layers
 * the claim check, so that a handler sees whole bodies;
 * signatures: inside of it, so that a body that lies aside is signed by the digest it is known by, and a forged message is
   refused before anything is fetched for it;
-* trust: innermost, because it costs least, and nothing else is worth doing for a stranger.
+* trust: because it costs less, and nothing else is worth doing for a stranger;
+* reply addresses: innermost, over a broker that others publish to. None of our queues is anybody's reply queue.
 
-Both refusals happen before a message is decoded, remembered or put in an order: a link of the chain would come too late,
+All refusals happen before a message is decoded, remembered or put in an order: a link of the chain would come too late,
 and would have the host tell the return address, which is the stranger's choice. Whoever takes messages from a bus made
 here (hosts, services, operators) has all of it.
 """
@@ -32,11 +33,12 @@ from rockbot_messaging.clock import Clock, IdSource
 from rockbot_messaging.layers import Layer, LayeredBus
 from rockbot_messaging.measures import NO_MEASURES, Measures
 from rockbot_messaging.ports import BusObserver, MessageBus
+from rockbot_messaging.reply_addresses import ReplyAddresses
 from rockbot_messaging.signing import Signer, Signing
 from rockbot_messaging.subscriptions import WorkSubscription
 from rockbot_messaging.trust import Roles, Trust
 
-__all__ = ["check_role", "claim_threshold", "is_embedded", "make_bus", "signer_of"]
+__all__ = ["check_role", "claim_threshold", "describe_layers", "is_embedded", "make_bus", "signer_of"]
 
 #: Schemes of state that lives on one machine, or in one process.
 _LOCAL_STATE: Final = ("sqlite", "memory")
@@ -128,7 +130,27 @@ def make_bus(
         settings, clock=clock, ids=ids, work=work, durable=durable, patience=patience, observer=observer
     )
     layers = _layers(settings, clock=clock, artifacts=artifacts, measures=measures)
-    return LayeredBus(provider, layers, clock=clock, source=settings.source) if layers else provider
+    if not layers:
+        return provider
+    return LayeredBus(provider, layers, clock=clock, source=settings.source, measures=measures)
+
+
+def describe_layers(settings: Settings) -> list[str]:
+    """What a delivery meets before its handlers, in the order in which it does; secrets are not shown."""
+    lines = []
+    if not is_embedded(settings):
+        lines.append("reply addresses: a reply-to that names a queue of ours is a dead letter")
+    if settings.trust.enforce:
+        lines.append("trust: messages of running work from hosts, workers and operators only")
+    if settings.signing.keys:
+        signs = f"signs with {settings.signing.key}" if settings.signing.key else "does not sign"
+        lines.append(f"signatures: {signs}; required on {', '.join(settings.signing.require) or 'nothing'}")
+    threshold = claim_threshold(settings)
+    if threshold or not is_embedded(settings):
+        where = settings.artifacts.folder or "the state store"
+        what = f"bodies above {threshold} bytes lie in {where}" if threshold else f"read from {where}, none is stored"
+        lines.append(f"large bodies: {what}")
+    return lines
 
 
 def _layers(settings: Settings, *, clock: Clock, artifacts: ArtifactStore | None, measures: Measures) -> list[Layer]:
@@ -138,7 +160,15 @@ def _layers(settings: Settings, *, clock: Clock, artifacts: ArtifactStore | None
         layers.append(_claim_check(settings, threshold, clock=clock, artifacts=artifacts, measures=measures))
     if (signer := signer_of(settings)) is not None:
         try:
-            layers.append(Signing(signer, require=settings.signing.require, measures=measures))
+            layers.append(
+                Signing(
+                    signer,
+                    require=settings.signing.require,
+                    is_inner=topics.is_inner_type,
+                    inner=topics.INTERNAL,
+                    measures=measures,
+                )
+            )
         except ValueError as exc:
             raise ConfigError(f"setting 'signing.require': {exc}") from None
     if settings.trust.enforce:
@@ -147,7 +177,11 @@ def _layers(settings: Settings, *, clock: Clock, artifacts: ArtifactStore | None
                 "setting 'trust.enforce' needs a broker that validates its users: an embedded one knows nobody, and nobody"
                 " but its own process publishes there; take the setting out, or set broker_url"
             )
-        layers.append(Trust(Roles(settings.trust.users), topics.INTERNAL, measures=measures))
+        layers.append(
+            Trust(Roles(settings.trust.users), topics.INTERNAL, is_inner=topics.is_inner_type, measures=measures)
+        )
+    if not is_embedded(settings):
+        layers.append(ReplyAddresses(settings.namespace, measures=measures))
     return layers
 
 
@@ -192,6 +226,7 @@ def _provider(
                 storage=storage,
                 max_body_bytes=settings.host.max_body_bytes,
                 max_header_bytes=settings.broker.max_header_bytes,
+                letters_wait=settings.letters.wait_seconds,
                 observer=observer,
             )
         case "amqp" | "amqps":
@@ -209,6 +244,7 @@ def _provider(
                     subscriptions=tuple(item.name for item in work),
                     connect_timeout=patience,
                     max_header_bytes=settings.broker.max_header_bytes,
+                    letters_wait=settings.letters.wait_seconds,
                     cafile=_path(settings.broker.cafile),
                     certfile=_path(settings.broker.certfile),
                     keyfile=_path(settings.broker.keyfile),

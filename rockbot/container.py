@@ -11,8 +11,6 @@ import socket
 from collections.abc import Sequence
 from typing import Any, final
 
-from dependency_injector import containers, providers
-
 from rockbot.chain import Chain, Order
 from rockbot.context import Emission
 from rockbot.dispatcher import Dispatcher
@@ -20,6 +18,7 @@ from rockbot.errors import ConfigError
 from rockbot.events import HOST_EVENTS, EventRegistry, ToolSpec
 from rockbot.host import Host, LetterKeeping
 from rockbot.inbox import OrderedInboxes
+from rockbot.injection import containers, providers
 from rockbot.letters.service import LetterService
 from rockbot.machines.recovery import OutboxRecovery, TimerSweeper
 from rockbot.outgoing import Outgoing

@@ -110,5 +110,5 @@ def configure(level: str, form: Literal["auto", "console", "json"], stream: Text
     root.handlers[:] = [handler]
     root.setLevel(level)
     quiet_libraries()
-    for noisy in ("httpx2", "httpcore2", "asyncio", "uvicorn", "anthropic"):
+    for noisy in ("httpx2", "httpcore2", "asyncio", "uvicorn", "anthropic", "openai"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))

@@ -33,7 +33,15 @@ from rockbot.settings_delivery import (
 )
 from rockbot_messaging.topics import check_word
 
-__all__ = ["AgentSettings", "AnthropicSettings", "HostSettings", "ScriptedSettings", "Settings", "load"]
+__all__ = [
+    "AgentSettings",
+    "AnthropicSettings",
+    "HostSettings",
+    "OpenAiSettings",
+    "ScriptedSettings",
+    "Settings",
+    "load",
+]
 
 #: Model used when neither a setting nor a key in the environment says otherwise.
 OFFLINE_MODEL = "scripted/demo"
@@ -68,6 +76,23 @@ class AnthropicSettings(_Section):
     api_key: SecretStr | None = None
     base_url: str | None = None
     timeout_seconds: float = Field(default=600, gt=0)
+
+
+class OpenAiSettings(_Section):
+    """Access to one server that speaks chat completions; what is None comes from the preset of the provider's name.
+
+    The key also comes from the preset's own variable, like ``OPENAI_API_KEY``. `headers` are sent with every call.
+    `output_limit` is the field that bounds a reply. `images` false replaces images by a note, for servers that take none;
+    `reasoning` says whether the server wants the reasoning of its earlier replies back.
+    """
+
+    base_url: str | None = None
+    api_key: SecretStr | None = None
+    timeout_seconds: float = Field(default=600, gt=0)
+    headers: dict[str, SecretStr] = Field(default_factory=dict)
+    output_limit: Literal["max_tokens", "max_completion_tokens"] | None = None
+    images: bool = True
+    reasoning: bool | None = None
 
 
 class ScriptedSettings(_Section):
@@ -124,6 +149,7 @@ class Settings(BaseSettings):
     signing: SigningSettings = SigningSettings()
     trust: TrustSettings = TrustSettings()
     anthropic: AnthropicSettings = AnthropicSettings()
+    providers: dict[str, OpenAiSettings] = Field(default_factory=dict)
     scripted: ScriptedSettings = ScriptedSettings()
     source: str = "rockbot"
 
@@ -132,9 +158,9 @@ class Settings(BaseSettings):
     def _is_word(cls, value: str) -> str:
         return check_word(value)
 
-    @field_validator("agents")
+    @field_validator("agents", "providers")
     @classmethod
-    def _names_are_words(cls, value: dict[str, AgentSettings]) -> dict[str, AgentSettings]:
+    def _names_are_words(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
             check_word(name)
         return value

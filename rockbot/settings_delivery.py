@@ -225,10 +225,12 @@ class BrokerSettings(_Section):
 class LetterSettings(_Section):
     """Dead letters. `scan_seconds` is how often the index is compared with the broker (0: never).
 
+    One process at a time works the letters of a queue; `wait_seconds` is how long another one waits for it.
     `keep_days` (0: for ever) erases older letters, `keep_days_by_queue` says otherwise for some queues.
     """
 
     scan_seconds: float = Field(default=300, ge=0)
+    wait_seconds: float = Field(default=30, gt=0, le=3600)
     keep_days: float = Field(default=0, ge=0)
     keep_days_by_queue: dict[str, float] = Field(default_factory=dict)
 
@@ -238,3 +240,9 @@ class LetterSettings(_Section):
         if any(days < 0 for days in value.values()):
             raise ValueError("days must be 0 (for ever) or more")
         return value
+
+    @model_validator(mode="after")
+    def _somebody_erases(self) -> LetterSettings:
+        if not self.scan_seconds and (self.keep_days or any(self.keep_days_by_queue.values())):
+            raise ValueError("keep_days needs scan_seconds above 0: whoever scans erases what is too old")
+        return self

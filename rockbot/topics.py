@@ -10,6 +10,7 @@ __all__ = [
     "INTERNAL",
     "LANES",
     "Lane",
+    "is_inner_type",
     "llm_request",
     "response",
     "script_invoke",
@@ -35,6 +36,14 @@ INTERNAL: Final = (
     "tool.invoke.#",
     "tool.result.#",
 )
+
+#: Types of ours that anybody may send. Every other one belongs to running work: a type that is added is protected.
+_PUBLIC_TYPES: Final = frozenset({"rockbot.agent.task", "rockbot.agent.response", "rockbot.agent.status"})
+
+
+def is_inner_type(type_name: str) -> bool:
+    """Whether only running work has messages of this type: what a message is handled as is its type, whatever its topic."""
+    return type_name.startswith("rockbot.") and type_name not in _PUBLIC_TYPES
 
 
 def task(agent: str) -> str:

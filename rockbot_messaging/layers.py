@@ -16,6 +16,7 @@ from rockbot_messaging.clock import Clock, SystemClock
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.errors import LetterNotFound, MessagingError, Unroutable
 from rockbot_messaging.letters import DeadLetterQueue, Failure, Fate, Keep, Letter, SendOn, Walked
+from rockbot_messaging.measures import NO_MEASURES, Measures, Names
 from rockbot_messaging.notices import tell_who_waits
 from rockbot_messaging.ports import (
     BusHealth,
@@ -28,6 +29,7 @@ from rockbot_messaging.ports import (
     MessagePublisher,
     MessageSubscriber,
 )
+from rockbot_messaging.regulation.settled import outcome_of
 from rockbot_messaging.settlement import sent_on
 from rockbot_messaging.subscriptions import Subscription, WorkSubscription
 from rockbot_messaging.verdicts import DeadLetter, Retry, Verdict
@@ -97,16 +99,23 @@ class LayeredBus:
         layers: outermost first.
         clock: instants of notices and of letters that are sent on.
         source: who sends notices.
+        measures: where refused deliveries are counted; the others are counted by whoever handles them.
     """
 
     def __init__(
-        self, inner: MessageBus, layers: Iterable[Layer], *, clock: Clock | None = None, source: str = ""
+        self,
+        inner: MessageBus,
+        layers: Iterable[Layer],
+        *,
+        clock: Clock | None = None,
+        source: str = "",
+        measures: Measures = NO_MEASURES,
     ) -> None:
         self.inner = inner
         self._layers = tuple(layers)
         clock = clock or SystemClock()
         self._publisher = _LayeredPublisher(inner.publisher, self._layers)
-        self._subscriber = _LayeredSubscriber(inner.subscriber, self._layers, self._publisher, clock, source)
+        self._subscriber = _LayeredSubscriber(inner.subscriber, self._layers, self._publisher, clock, source, measures)
         self._letters = _LayeredLetters(inner.dead_letters, self._layers, clock)
 
     @property
@@ -177,8 +186,10 @@ class _LayeredSubscriber:
         publisher: MessagePublisher,
         clock: Clock,
         source: str,
+        measures: Measures,
     ) -> None:
         self._inner = inner
+        self._measures = measures
         self._inward = tuple(reversed(layers))
         self._publisher = publisher
         self._clock = clock
@@ -210,17 +221,24 @@ class _LayeredSubscriber:
                 "error": f"{refusal.verdict.error_type}: {refusal.verdict.reason}",
             },
         )
-        if not refusal.tell or not isinstance(subscription, WorkSubscription):
-            return refusal.verdict
-        return await tell_who_waits(
-            envelope,
-            refusal.verdict,
-            subscription.retry,
-            publish=self._publisher.publish,
-            subscription=subscription.name,
-            source=self._source,
-            now_ms=self._clock.now_ms(),
-        )
+        verdict: Verdict = refusal.verdict
+        if not isinstance(subscription, WorkSubscription):
+            self._measures.count(Names.SETTLED, subscription=subscription.name, outcome="dropped")
+            return verdict
+        now_ms = self._clock.now_ms()
+        if refusal.tell:
+            verdict = await tell_who_waits(
+                envelope,
+                verdict,
+                subscription.retry,
+                publish=self._publisher.publish,
+                subscription=subscription.name,
+                source=self._source,
+                now_ms=now_ms,
+            )
+        outcome = outcome_of(envelope, verdict, subscription.retry, now_ms=now_ms)
+        self._measures.count(Names.SETTLED, subscription=subscription.name, outcome=outcome)
+        return verdict
 
 
 @final

@@ -14,7 +14,7 @@ import hashlib
 import hmac
 import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
 from typing import Any, Final, Literal, final
 
@@ -184,11 +184,21 @@ class Signing(Layer):
     put in any order, leaves a forger nothing to hold up; and nobody is told, because the address to tell is the forger's.
 
     A letter that is sent on unsigned is signed: whoever has the key and sends it on stands for it.
+
+    `require` are the topics; `is_inner` and `inner` are for types of running work, see `rockbot_messaging.trust.Protected`.
     """
 
-    def __init__(self, signer: Signer, *, require: Iterable[str] = (), measures: Measures = NO_MEASURES) -> None:
+    def __init__(
+        self,
+        signer: Signer,
+        *,
+        require: Iterable[str] = (),
+        is_inner: Callable[[str], bool] | None = None,
+        inner: Iterable[str] = (),
+        measures: Measures = NO_MEASURES,
+    ) -> None:
         self._signer = signer
-        self._required = Protected(require)
+        self._required = Protected(require, is_inner=is_inner, inner=inner)
         self._measures = measures
 
     async def outgoing(self, envelope: MessageEnvelope, door: Door | None) -> MessageEnvelope:  # noqa: ARG002

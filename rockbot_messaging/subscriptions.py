@@ -43,7 +43,8 @@ class Ordered:
             its own key.
         on_dead: whether a dead letter holds up its key until it is replayed or discarded (``block``), or not (``skip``).
         lease: seconds after the death of a process until another goes on with its keys, and with reading the queue.
-        scan: seconds between two looks for keys that nobody works; each costs a listing of the keys that wait.
+        scan: seconds between two looks for keys that nobody works; each costs a listing of the keys that wait, and when so
+            many do that this takes long, it is done more rarely.
         most: messages of one key that may wait; what comes beyond is handed back, and may then be overtaken.
     """
 
@@ -102,7 +103,8 @@ class OutageGuard:
     """When handling fails for every message, probe instead of burning attempts.
 
     Args:
-        failures: that many counted retries in a row, of different messages, without one success begin an outage.
+        failures: that many counted retries in a row, of different messages, without one success begin an outage. In it a
+            failure costs no attempt, unless its error speaks of the message itself (a ValueError, a KeyError).
         probe: seconds between two probes at first; doubles up to `longest`.
         longest: see `probe`.
     """

@@ -6,7 +6,7 @@ stands for; whoever is not named, or is not known, is untrusted.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final, Literal, final
 
 from rockbot_messaging.clock import Clock
@@ -47,23 +47,35 @@ class Roles:
 
 @final
 class Protected:
-    """Which messages a rule for some topics covers."""
+    """Which messages a rule for some topics covers.
 
-    def __init__(self, patterns: Iterable[str]) -> None:
+    Args:
+        patterns: the topics; without any the rule covers nothing.
+        is_inner: whether a type belongs to running work. What a message is handled as is said by its type and not by its
+            topic, so a type of that kind counts as protected wherever it does not belong.
+        inner: topics on which such types travel; there the patterns alone decide.
+    """
+
+    def __init__(
+        self, patterns: Iterable[str], *, is_inner: Callable[[str], bool] | None = None, inner: Iterable[str] = ()
+    ) -> None:
         self._patterns = tuple(map(TopicPattern, patterns))
+        self._is_inner = is_inner
+        self._inner = tuple(map(TopicPattern, inner))
         self._wanted: dict[tuple[str, ...], tuple[TopicPattern, ...]] = {}
-        self._known: dict[tuple[str, tuple[str, ...]], bool] = {}
+        self._known: dict[tuple[str, str, tuple[str, ...]], bool] = {}
 
     def covers(self, envelope: MessageEnvelope, subscription: Subscription) -> bool:
         """Whether the rule is for this message.
 
-        It is for every topic that matches; and for whatever lies in a work queue under a topic that its subscription does
-        not ask for: somebody put it there past the exchanges, and could say any topic.
+        It is for every topic that matches; for whatever lies in a work queue under a topic that its subscription does
+        not ask for: somebody put it there past the exchanges, and could say any topic; and for a type of running work under
+        a topic of others.
         """
         if not self._patterns:
             return False
         asked = subscription.patterns if isinstance(subscription, WorkSubscription) else ()
-        case = (envelope.topic, asked)
+        case = (envelope.topic, envelope.type, asked)
         known = self._known.get(case)
         if known is None:
             if len(self._known) >= _CASES_KEPT:
@@ -71,8 +83,11 @@ class Protected:
             known = self._known[case] = self._find(*case)
         return known
 
-    def _find(self, topic: str, asked: tuple[str, ...]) -> bool:
+    def _find(self, topic: str, type_name: str, asked: tuple[str, ...]) -> bool:
         if any(pattern.matches(topic) for pattern in self._patterns):
+            return True
+        misplaced = self._is_inner is not None and self._is_inner(type_name)
+        if misplaced and not any(pattern.matches(topic) for pattern in self._inner):
             return True
         if not asked:
             return False
@@ -84,7 +99,8 @@ class Protected:
 
 @final
 class Trust(Layer):
-    """The layer: refuses messages of `topics` from senders whose role is none of `allowed`.
+    """The layer: refuses messages of `topics`, and those that `is_inner` says belong there, from senders whose role is none
+    of `allowed`.
 
     Nobody is told of a refusal, because the address to tell would be the stranger's choice.
     """
@@ -95,10 +111,12 @@ class Trust(Layer):
         topics: Iterable[str],
         *,
         allowed: Collection[Role] = INSIDERS,
+        is_inner: Callable[[str], bool] | None = None,
         measures: Measures = NO_MEASURES,
     ) -> None:
+        topics = tuple(topics)
         self._roles = roles
-        self._protected = Protected(topics)
+        self._protected = Protected(topics, is_inner=is_inner, inner=topics)
         self._allowed = frozenset(allowed)
         self._measures = measures
 
@@ -111,8 +129,8 @@ class Trust(Layer):
         self._measures.count(Names.UNTRUSTED, cause=f"role_{role}")
         who = "nobody the broker vouches for" if envelope.user_id is None else f"the broker user {envelope.user_id!r}"
         reason = (
-            f"{who} sent this, with the role {role}; topic {envelope.topic!r} takes messages from"
-            f" {', '.join(sorted(self._allowed))} only"
+            f"{who} sent this, with the role {role}; topic {envelope.topic!r} takes messages of type"
+            f" {envelope.type[:100]!r} from {', '.join(sorted(self._allowed))} only"
         )
         return Refusal(DeadLetter(reason=reason, error_type="Untrusted"))
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
 
-pytest_plugins = ["nodes.rabbitmq"]
+pytest_plugins = ["nodes.postgres", "nodes.rabbitmq", "nodes.redis"]
 
 
 @pytest.fixture(autouse=True)

@@ -69,7 +69,7 @@ async def doctor(
 
     settings = call.settings()
     checks = [python_probe(), *_composition(settings), *model_probes(settings), *await _host(call, settings)]
-    checks += [*await _broker(settings), *await _state(settings)]
+    checks += [*await _broker(settings), *_layers(settings), *await _state(settings)]
     found = Diagnosis(checks=tuple(checks))
     call.screen.show(found.checks, diagnosis_blocks(found))
     warnings = strict or fail_on is FailOn.WARNINGS
@@ -127,6 +127,17 @@ async def _broker(settings: Settings) -> list[Check]:
     try:
         return [] if is_embedded(settings) else await broker_checks(settings)
     except ConfigError:
+        return []  # another check has told what is wrong with the settings
+
+
+def _layers(settings: Settings) -> list[Check]:
+    """Large bodies, signatures, trust."""
+    from rockbot.errors import ConfigError
+    from rockbot.operators.layer_checks import layer_checks
+
+    try:
+        return layer_checks(settings)
+    except (ConfigError, ValueError):
         return []  # another check has told what is wrong with the settings
 
 

@@ -23,7 +23,7 @@ Command = Callable[..., "int | Coroutine[Any, Any, int | None] | None"]
 #: Option name in Python: annotation (without the help of being hidden or not), default.
 _GLOBALS: Final[dict[str, tuple[Any, tuple[str, ...], str, str | None]]] = {
     "broker": (str | None, ("--broker",), "Broker address: memory://, amqp://..., amqps://...", "URL"),
-    "state": (str | None, ("--state",), "State store: sqlite:///path or memory://.", "URL"),
+    "state": (str | None, ("--state",), "State store: sqlite:///path, postgresql://, redis://, memory://.", "URL"),
     "model": (str | None, ("--model",), "Model of agents that name none, for example scripted/demo.", "PROVIDER/MODEL"),
     "config": (Path | None, ("--config",), "Settings file instead of ./rockbot.toml.", "FILE"),
     "socket": (Path | None, ("--socket",), "Socket of the embedded host.", "PATH"),
@@ -57,11 +57,13 @@ class Invocation:
 
     @property
     def address_flags(self) -> str:
-        """The given flags that say which host and which state are meant, as they have to be typed again."""
+        """The given flags that say which host and which state are meant, as they have to be typed again, secrets masked."""
         import shlex
 
+        from rockbot.logs import redact
+
         given = [(name, self._flags.get(name)) for name in ("config", "socket", "state")]
-        return "".join(f" --{name} {shlex.quote(str(value))}" for name, value in given if value is not None)
+        return "".join(f" --{name} {shlex.quote(redact(str(value)))}" for name, value in given if value is not None)
 
     def settings(self, **further: Any) -> Settings:
         """The settings, read once; `further` are flags of the command itself.

@@ -63,14 +63,25 @@ def row_blocks(letters: Sequence[LetterRow]) -> list[Block]:
 
 def discarded_blocks(letters: Sequence[LetterRow]) -> list[Block]:
     """Discarded letters, one a line."""
-    rows = [(letter.id, instant(letter.at_ms), letter.topic, letter.type, letter.reason) for letter in letters]
+    rows = [
+        (
+            letter.id,
+            letter.discarded_from,
+            instant(letter.discarded_ms),
+            letter.discarded_reason,
+            instant(letter.at_ms),
+            letter.topic,
+            letter.reason,
+        )
+        for letter in letters
+    ]
     return [
         Grid(
-            ("ID", "DIED", "TOPIC", "TYPE", "REASON"),
+            ("ID", "LAY IN", "PUT AWAY", "WHY", "DIED", "TOPIC", "REASON"),
             rows,
             empty="no discarded letters",
             short=("ID",),
-            optional=("TYPE",),
+            optional=("DIED", "TOPIC"),
         )
     ]
 

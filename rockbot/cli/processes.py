@@ -47,6 +47,7 @@ async def up(
     from rockbot.processes import Embedded, stop_on_signals
 
     try:
+        from rockbot.gateway.actions import Actions
         from rockbot.gateway.app import create_app
         from rockbot.gateway.server import GatewayServer
     except ModuleNotFoundError as exc:
@@ -58,7 +59,9 @@ async def up(
         raise typer.BadParameter(f"--feed names {feed}, which is no file")
     embedded = Embedded(settings)
     operator = embedded_operator(embedded)
-    server = GatewayServer(create_app(operator, max_body_bytes=settings.host.max_body_bytes), settings.socket_path)
+    actions = Actions()
+    app = create_app(operator, max_body_bytes=settings.host.max_body_bytes, actions=actions)
+    server = GatewayServer(app, settings.socket_path)
     server.bind()  # before anything is opened: of two hosts on one socket the second one stops here
 
     serving = asyncio.Event()
@@ -75,6 +78,7 @@ async def up(
                     return await _work(call, settings, operator, stop, feed=feed, at_once=at_once, once=once)
                 finally:
                     await server.close()
+                    await actions.close()  # while there are a bus and a store to finish on
         finally:
             patience.cancel()
             await server.close()

@@ -73,6 +73,13 @@ def pipeline_blocks(pipeline: Pipeline) -> list[Block]:
         *_retries(pipeline),
         Prose(""),
         Grid(
+            ("BEFORE ANY LINK, IN THIS ORDER",),
+            [(layer,) for layer in pipeline.layers],
+            title="What the bus does with every message",
+            empty="nothing: messages come as they are",
+        ),
+        Prose(""),
+        Grid(
             ("EVENT", "LINKS, OUTERMOST FIRST"),
             [(entry.event, " > ".join(entry.links) or "none: a dead letter") for entry in pipeline.chain],
             title="Who sees what",

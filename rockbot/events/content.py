@@ -75,12 +75,17 @@ class ThinkingPart(_Part):
 
 
 class ToolCallPart(_Part):
-    """A model asks for a tool. `call_id` is the model's id, unique within one model reply."""
+    """A model asks for a tool. `call_id` is the model's id, unique within one model reply.
+
+    `problem` is empty, or says why what the model wrote cannot be read as arguments: then no tool is called, and the model is
+    told.
+    """
 
     kind: Literal["tool_call"] = "tool_call"
     call_id: str
     tool: str
     arguments: dict[str, Any]
+    problem: str = ""
 
 
 class ToolResultPart(_Part):

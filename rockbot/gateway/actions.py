@@ -17,6 +17,8 @@ __all__ = ["Actions"]
 logger = logging.getLogger(__name__)
 
 _END: Final = object()
+#: Seconds that a batch gets when the host stops.
+_PARTING: Final = 10.0
 
 
 @final
@@ -30,6 +32,17 @@ class Actions:
     def running(self) -> int:
         """How many are under way."""
         return len(self._running)
+
+    async def close(self) -> None:
+        """Let the batches in hand be finished, for ten seconds, and cancel what is left; bus and store are still open."""
+        if not self._running:
+            return
+        _, late = await asyncio.wait(self._running, timeout=_PARTING)
+        for task in late:
+            logger.warning("an action did not end in time and is cancelled; begun again it goes on with what is left")
+            task.cancel()
+        if late:
+            await asyncio.wait(late)
 
     async def follow(self, stream: AsyncIterator[Any], *, pulse: float) -> AsyncIterator[Any]:
         """What `stream` gives, each only when it is asked for, and None every `pulse` seconds in which it gave nothing.

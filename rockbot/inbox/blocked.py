@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import final
 
 from rockbot.inbox.line import BlockedKey, LineId
@@ -38,8 +39,17 @@ class BlockedKeys:
     async def discarded(self, subscription: str, message_id: str) -> BlockedKey | None:
         """The letter `message_id` will not come back: let the key that waits for it go on; which one that was."""
         for held in await self.list(subscription):
-            if held.message_id == message_id and await self.release(
-                subscription, held.key, tenant=held.tenant, message_id=message_id
-            ):
+            if held.message_id == message_id and await self._let_go(held):
                 return held
         return None
+
+    async def gone(self, subscription: str, letters: Collection[tuple[str, str]]) -> Sequence[BlockedKey]:
+        """None of these letters (tenant, message id) will come back under its id: let the keys that wait for them go on.
+
+        One listing of the keys, however many letters there are. Returns the keys that were released.
+        """
+        held = [each for each in await self.list(subscription) if (each.tenant, each.message_id) in letters]
+        return [each for each in held if await self._let_go(each)]
+
+    async def _let_go(self, held: BlockedKey) -> bool:
+        return await self.release(held.subscription, held.key, tenant=held.tenant, message_id=held.message_id)

@@ -111,7 +111,7 @@ class OrderedInboxes:
             return
         for name, inbox in self._inboxes.items():
             what = f"scan of the inbox {name}"
-            scanning = repeat(what, inbox.scan, every=inbox.scan_every, stop=self._stop)
+            scanning = repeat(what, inbox.scan_in_turn, every=inbox.scan_every, stop=self._stop)
             self._loops.append(asyncio.create_task(scanning, name=what))
 
     async def scan(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import final
 
 from rockbot.state.keys import key
@@ -27,7 +28,8 @@ logger = logging.getLogger(__name__)
 class Reader:
     """Implements `Consumption`: consumes while this process holds the lease of reading.
 
-    `lease` is for how many seconds it is held unless it is prolonged, which happens three times as often.
+    `lease` is for how many seconds it is held unless it is prolonged, which happens three times as often. A process that is
+    not `connected` to the broker leaves it to one that is.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Reader:
         owner: str,
         namespace: str,
         lease: float,
+        connected: Callable[[], bool],
     ) -> None:
         self._subscriber = subscriber
         self._subscription = subscription
@@ -49,6 +52,7 @@ class Reader:
         self._clock = clock
         self._owner = owner
         self._seconds = lease
+        self._connected = connected
         self._name = key("host", "lease", "inbox-reader", subscription.name)
         self._lease: Lease | None = None
         self._good_until = 0.0
@@ -67,11 +71,31 @@ class Reader:
         Raises:
             StateUnavailable, TopologyMismatch, BrokerUnreachable, Closed: nothing was begun.
         """
-        await self.look()
+        await self._take()
         self._loop = asyncio.create_task(self._repeat(), name=f"reader of {self.address}")
 
     async def look(self) -> None:
-        """Take or prolong the lease and consume, or stop consuming because the lease is gone."""
+        """Take or prolong the lease and consume, or stop consuming because the lease is gone or the broker is."""
+        if self._connected():
+            await self._take()
+            return
+        # What was in hand went back to the queue with the connection; whoever reads next begins with it.
+        await self._leave()
+        await self._release()
+
+    async def stop(self, *, timeout: float) -> int:
+        """See `Consumption.stop`; somebody else may read at once."""
+        await self._end_loop()
+        handed_back = await self._leave(timeout=timeout)
+        await self._release()
+        return handed_back
+
+    async def kill(self) -> None:
+        """End as if the process had been killed: the lease stays until it is over. For tests."""
+        await self._end_loop()
+
+    async def _take(self) -> None:
+        asked = self._clock.monotonic()
         try:
             lease = await self._store.acquire_lease(self._name, owner=self._owner, ttl=self._seconds)
         except StateError:
@@ -82,41 +106,42 @@ class Reader:
         if lease is None:
             await self._leave()
             return
-        self._good_until = self._clock.monotonic() + self._seconds
-        if not self.reading:
+        self._good_until = asked + self._seconds
+        if self.reading:
+            return
+        try:
             self._consumption = await self._subscriber.subscribe(self._subscription, self._handler)
-            logger.info("this process reads an ordered queue", extra={"queue": self.address})
-
-    async def stop(self, *, timeout: float) -> int:
-        """See `Consumption.stop`; somebody else may read at once."""
-        await self._end_loop()
-        handed_back = await self._leave(timeout=timeout)
-        if self._lease is not None:
-            try:
-                await self._store.release_lease(self._lease)
-            except StateError as exc:
-                logger.info("the lease of reading ends by itself", extra={"queue": self.address, "error": str(exc)})
-            self._lease = None
-        return handed_back
-
-    async def kill(self) -> None:
-        """End as if the process had been killed: the lease stays until it is over. For tests."""
-        await self._end_loop()
+        except Exception:
+            await self._release()  # who can consume shall
+            raise
+        logger.info("this process reads an ordered queue", extra={"queue": self.address})
+        if self._clock.monotonic() >= self._good_until:
+            await self._take()  # that took long: is it still this process's to read?
 
     async def _repeat(self) -> None:
         while True:
             await asyncio.sleep(self._seconds / 3)
             try:
                 await self.look()
-            except (StateError, MessagingError) as exc:
+            except Exception as exc:  # whatever it is: who stops asking reads for ever, or never again
                 logger.warning(
                     "an ordered queue is not read at the moment" if not self.reading else "a lease was not prolonged",
+                    exc_info=not isinstance(exc, StateError | MessagingError),
                     extra={"queue": self.address, "error": f"{type(exc).__name__}: {exc}"},
                 )
 
     async def _leave(self, *, timeout: float = 0) -> int:
         consumption, self._consumption = self._consumption, None
         return 0 if consumption is None else await consumption.stop(timeout=timeout)
+
+    async def _release(self) -> None:
+        lease, self._lease = self._lease, None
+        if lease is None:
+            return
+        try:
+            await self._store.release_lease(lease)
+        except StateError as exc:
+            logger.info("the lease of reading ends by itself", extra={"queue": self.address, "error": str(exc)})
 
     async def _end_loop(self) -> None:
         loop, self._loop = self._loop, None

@@ -17,7 +17,10 @@ from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.errors import Undecodable
 from rockbot_messaging.packing import pack, unpack
 
-__all__ = ["Arrival", "Grant", "Lost", "Shelf", "Unreadable"]
+__all__ = ["UNREADABLE", "Arrival", "Grant", "Lost", "Shelf", "Unreadable"]
+
+#: What holds up a line in place of a letter's id when its head cannot be read.
+UNREADABLE: Final = "unreadable"
 
 #: Lines read at once.
 _PAGE: Final = 200
@@ -212,14 +215,31 @@ class Shelf:
         ]
 
     async def unblock(self, id: LineId, *, message_id: str | None = None) -> bool:
-        """Let a line go on without the letter that holds it up (if it is that one); whether it was held up."""
+        """Let a line go on without the letter that holds it up (if it is that one); whether it was held up.
+
+        A head that could not be read, and now can (another release wrote it), is not dropped but handled.
+        """
         while True:
             line, version = await self._read(id)
             if not line.blocked or message_id not in (None, line.blocked):
                 return False
+            if line.blocked == UNREADABLE and await self._readable(id, line):
+                if await self._try([_kept(id, line.opened(), version)]):
+                    return True
+                continue
             after = line.opened().advanced()
             if await self._try([_kept(id, after, version), Write(key=id.entry(line.head), value=None)]):
                 return True
+
+    async def _readable(self, id: LineId, line: Line) -> bool:
+        entry = await self.store.get(id.entry(line.head))
+        if entry is None:
+            return False
+        try:
+            unpack(entry.value)
+        except Undecodable:
+            return False
+        return True
 
     # -- writing
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final, final
 
 from rockbot.inbox.line import LineId, order_key
-from rockbot.inbox.shelf import Arrival, Grant, Lost, Shelf, Unreadable
+from rockbot.inbox.shelf import UNREADABLE, Arrival, Grant, Lost, Shelf, Unreadable
 from rockbot.inbox.writing import PAUSE, Persistence
 from rockbot.state.ports import StateUnavailable
 from rockbot_messaging.clock import Clock
@@ -37,6 +37,10 @@ logger = logging.getLogger(__name__)
 _TURN: Final = 16
 #: How many processes may vanish while they handle one message before it is a dead letter.
 _MOST_DEATHS: Final = 20
+#: A scan is followed by so many times as long without one.
+_SCAN_SHARE: Final = 10
+#: Seconds that cancelled handlers get to end.
+_GRACE: Final = 5.0
 #: Seconds for which a handled id is remembered when the subscription does not say.
 _REMEMBER: Final = 86_400.0
 
@@ -68,13 +72,16 @@ class Inbox:
         self._handle = handle
         self._shelf = shelf
         self._terms = terms
-        self._persistence = Persistence(shelf, terms.clock, lease=terms.lease, subscription=subscription.name)
+        self._persistence = Persistence(shelf, lease=terms.lease, subscription=subscription.name)
         self._queue = f"{terms.namespace}.{subscription.name}"
+        #: Messages without a key are handled in the hand of the reader, beside lines; both share what may run at once.
+        self._slots = asyncio.Semaphore(subscription.parallelism)
         self._turns: dict[LineId, tuple[asyncio.Lock, int]] = {}
         self._ready: deque[LineId] = deque()
         self._wanted: set[LineId] = set()
         self._tasks: dict[LineId, asyncio.Task[None]] = {}
         self._alarms: dict[LineId, asyncio.TimerHandle] = {}
+        self._scan_again_at = 0.0
         self._closing = False
 
     @property
@@ -93,7 +100,7 @@ class Inbox:
         """Append and acknowledge. A message without a key is handled at once."""
         name = order_key(envelope, self._ordered)
         if name is None:
-            return await self._handle(envelope)
+            return await self._in_slot(envelope)
         line = LineId(self.subscription.name, envelope.tenant, name)
         # Whoever was delivered first is appended first. A store that is away is waited for with the delivery in hand:
         # handing it back would let later messages of its key go first.
@@ -102,8 +109,11 @@ class Inbox:
                 arrival = await self._persistence.stored(
                     lambda: self._shelf.arrive(line, envelope, most=self._terms.most)
                 )
-        except StateUnavailable as exc:  # only when the host closes
-            return Retry(counted=False, reason=str(exc), error_type=type(exc).__name__)
+        except StateUnavailable:
+            # The host closes. Any verdict would put it behind later ones of its key; its consumption, which is being
+            # stopped, cancels this and gives everything back in its order.
+            await asyncio.get_running_loop().create_future()
+            raise
         if arrival is Arrival.FULL:
             return Retry(
                 counted=False,
@@ -118,6 +128,10 @@ class Inbox:
             )
         self.wake(line)
         return Ack()
+
+    async def _in_slot(self, envelope: MessageEnvelope) -> Verdict:
+        async with self._slots:
+            return await self._handle(envelope)
 
     @asynccontextmanager
     async def _turn(self, line: LineId) -> AsyncGenerator[None]:
@@ -152,6 +166,17 @@ class Inbox:
             if whose not in self._tasks and line.may_begin(self._shelf.owner, now_ms):
                 woken += 1
                 self.wake(whose)
+        return woken
+
+    async def scan_in_turn(self) -> int:
+        """Scan, unless scans take so long (tens of thousands of keys wait) that this would take more than a share of the time."""
+        clock = self._terms.clock
+        began = clock.monotonic()
+        if began < self._scan_again_at:
+            return 0
+        woken = await self.scan()
+        ended = clock.monotonic()
+        self._scan_again_at = ended + _SCAN_SHARE * (ended - began)
         return woken
 
     def _begin(self) -> None:
@@ -209,7 +234,8 @@ class Inbox:
                 found = await self._shelf.head(grant)
             except Unreadable as exc:
                 logger.error("an inbox is blocked", extra={"inbox": line.line, "error": str(exc)})
-                await self._shelf.block(grant, exc.number, "unreadable", str(exc))
+                # A newer release may have written it: it is kept, and given another try when the key is released.
+                await self._shelf.block(grant, exc.number, UNREADABLE, str(exc), keep=True)
                 return False
             if found is None:
                 return False
@@ -231,7 +257,7 @@ class Inbox:
 
     async def _handled(self, grant: Grant, envelope: MessageEnvelope) -> Verdict:
         """Run the handler with the grant prolonged as long as it runs. Raises Lost: it was cancelled."""
-        handling = asyncio.ensure_future(self._handle(envelope))
+        handling = asyncio.ensure_future(self._in_slot(envelope))
         clock, lease = self._terms.clock, self._terms.lease
         good_until = clock.monotonic() + lease
         try:
@@ -239,16 +265,20 @@ class Inbox:
                 done, _ = await asyncio.wait({handling}, timeout=lease / 3)
                 if done:
                     break
+                asked = clock.monotonic()
                 try:
                     await self._shelf.prolong(grant)
-                    good_until = clock.monotonic() + lease
+                    good_until = asked + lease
                 except StateUnavailable as exc:
                     if clock.monotonic() >= good_until:
                         raise Lost(f"the lease of {grant.id.line} could not be prolonged: {exc}") from exc
         finally:
             if not handling.done():
                 handling.cancel()
-                await asyncio.wait({handling})
+                await asyncio.wait({handling}, timeout=_GRACE)
+        if handling.cancelled():
+            # Nobody cancelled it: it stumbled over something that was, and would again, for ever.
+            return failed_attempt(asyncio.CancelledError())
         try:
             verdict = handling.result()
             if not isinstance(verdict, Ack | Retry | DeadLetter):
@@ -263,19 +293,19 @@ class Inbox:
         match outcome:
             case Forget():
                 remember = self.subscription.remember or _REMEMBER
-                return await keep.stored(lambda: shelf.done(grant, number, one, remember=remember), grant)
+                return await keep.stored(lambda: shelf.done(grant, number, one, remember=remember))
             case Delay(envelope=later):
                 due_ms = later.due_ms or 0
-                await keep.stored(lambda: shelf.postpone(grant, number, later, due_ms), grant)
+                await keep.stored(lambda: shelf.postpone(grant, number, later, due_ms))
                 self._alarm(grant.id, max(0, due_ms - await shelf.store.now_ms()) / 1000)
                 return False
             case Bury(envelope=dead, failure=failure):
                 bury = self._terms.bury
                 buried = await keep.buried(lambda: bury(self._queue, dead, failure), grant, dead, failure)
                 if buried and self._ordered.on_dead == "skip":
-                    return await keep.stored(lambda: shelf.skip(grant, number, one), grant)
+                    return await keep.stored(lambda: shelf.skip(grant, number, one))
                 reason = failure.reason
-                await keep.stored(lambda: shelf.block(grant, number, one, reason, keep=not buried), grant)
+                await keep.stored(lambda: shelf.block(grant, number, one, reason, keep=not buried))
                 logger.warning(
                     "a dead letter holds up its key",
                     extra={"message_id": one, "subscription": self.subscription.name, "key": grant.id.key},
@@ -294,7 +324,7 @@ class Inbox:
         for task in running:
             task.cancel()
         if running:
-            await asyncio.wait(running)
+            await asyncio.wait(running, timeout=2 * _GRACE)
         try:
             for line in held:
                 await self._shelf.give_up(line)

@@ -9,7 +9,6 @@ from typing import Final, TypeVar, final
 
 from rockbot.inbox.shelf import Grant, Shelf
 from rockbot.state.ports import StateUnavailable
-from rockbot_messaging.clock import Clock
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.errors import BodyTooLarge, HeadersTooLarge, InvalidTopic, MessagingError
 from rockbot_messaging.letters import Failure
@@ -28,11 +27,10 @@ _NEVER: Final = (BodyTooLarge, HeadersTooLarge, InvalidTopic)
 
 @final
 class Persistence:
-    """Tries again until it succeeds, the grant is over or `stop` was called. `lease` is how many seconds a grant lasts."""
+    """Tries again until it succeeds, or `stop` was called. `lease` is how many seconds a grant lasts."""
 
-    def __init__(self, shelf: Shelf, clock: Clock, *, lease: float, subscription: str) -> None:
+    def __init__(self, shelf: Shelf, *, lease: float, subscription: str) -> None:
         self._shelf = shelf
-        self._clock = clock
         self._lease = lease
         self._subscription = subscription
         self._stopped = False
@@ -41,19 +39,19 @@ class Persistence:
         """Try each thing once more at most."""
         self._stopped = True
 
-    async def stored(self, store: Callable[[], Awaitable[T]], grant: Grant | None = None) -> T:
-        """Try until the store takes it; with a grant only as long as that certainly lasts.
+    async def stored(self, store: Callable[[], Awaitable[T]]) -> T:
+        """Try until the store takes it. What needs a grant is refused (`Lost`) once somebody else works the line, so it may be
+        tried beyond the lease: as long as nobody could take over, nothing has to be handled again.
 
         Raises:
-            StateUnavailable: it did not.
+            StateUnavailable: it did not before the end. And what `store` raises.
         """
-        until = None if grant is None else self._clock.monotonic() + self._lease
         told = False
         while True:
             try:
                 return await store()
             except StateUnavailable as exc:
-                if self._stopped or (until is not None and self._clock.monotonic() + PAUSE >= until):
+                if self._stopped:
                     raise
                 if not told:
                     told = True

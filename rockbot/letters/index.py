@@ -9,14 +9,17 @@ so the rows lie in a space of the system, and the tenant is a field of them. Eve
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Final, final
 
 from rockbot.letters.rows import Fields, encode, row_of
 from rockbot.state.keys import Key, Prefix, key, key_parts, prefix
 from rockbot.state.ports import Entry, StateStore, VersionConflict, Write
+from rockbot_messaging.errors import LettersBusy
 from rockbot_messaging.letters import Letter
 
 __all__ = ["SYSTEM", "LetterIndex", "Scanned", "id_of", "instant_of", "lease_key", "row_key"]
@@ -124,6 +127,17 @@ class LetterIndex:
         page = await self._store.list(_rows(queue), limit=1)
         return instant_of(page.entries[0].key) if page.entries else None
 
+    async def latest(self, queue: str, now_ms: int) -> int:
+        """The instant of the latest death that is known, at least `now_ms`: a host's clock may be ahead of ours."""
+        latest = now_ms
+        after: str | None = f"{_rows(queue)}{min(max(now_ms + 1, 0), _LATEST):0{_DIGITS}d}"
+        while after is not None:
+            page = await self._store.list(_rows(queue), after=after, limit=_PAGE)
+            if page.entries:
+                latest = max(latest, instant_of(page.entries[-1].key))
+            after = page.next
+        return latest
+
     async def has(self, queue: str, at_ms: int, letter_id: str) -> bool:
         """Whether a letter has a row."""
         return await self._store.get(row_key(queue, at_ms, letter_id)) is not None
@@ -151,17 +165,35 @@ class LetterIndex:
 
     # -- who is at work
 
-    async def working(self, queue: str, action: str) -> None:
-        """Say that an action is (still) at work on the queue; to be said again within a minute."""
-        await self._store.put(key(SYSTEM, _WORK, queue), action.encode(), ttl=_WORK_SECONDS)
+    async def working(self, queue: str, who: str) -> int:
+        """Say who is (still) at work on the queue; to be said again within a minute. Returns what `done` takes."""
+        said = who.encode("utf-8", "replace")
+        return await self._store.put(key(SYSTEM, _WORK, queue), said, ttl=_WORK_SECONDS)
 
-    async def done(self, queue: str) -> None:
-        """Say that it is not any more."""
-        await self._store.delete(key(SYSTEM, _WORK, queue))
+    async def done(self, queue: str, said: int) -> None:
+        """Say that it is not any more; what somebody else has said since stays."""
+        with contextlib.suppress(VersionConflict):
+            await self._store.delete(key(SYSTEM, _WORK, queue), expect=said)
+
+    async def at_work(self, queue: str) -> str | None:
+        """Who is at work on the queue: its rows follow batch by batch, and its letters are out of sight."""
+        entry = await self._store.get(key(SYSTEM, _WORK, queue))
+        return entry.value.decode("utf-8", "replace") if entry else None
 
     async def is_worked(self, queue: str) -> bool:
-        """Whether an action is at work on the queue: its rows follow batch by batch, and its letters are out of sight."""
-        return await self._store.get(key(SYSTEM, _WORK, queue)) is not None
+        """Whether somebody is."""
+        return await self.at_work(queue) is not None
+
+    @asynccontextmanager
+    async def telling_who_works(self, queue: str) -> AsyncGenerator[None]:
+        """Have a `LettersBusy` from inside say who is at work."""
+        try:
+            yield
+        except LettersBusy as exc:
+            who = await self.at_work(queue)
+            if who is None:
+                raise
+            raise LettersBusy(f"{exc}. At work there: {who}") from None
 
 
 def _rows(queue: str) -> Prefix:

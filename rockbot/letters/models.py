@@ -71,6 +71,10 @@ class LetterRow(LetterSummary):
     root_task_id: str | None = None
     traceparent: str | None = None
     excerpt: str = ""
+    #: Of a discarded letter: the queue that it lay in, when it was put away, and why.
+    discarded_from: str = ""
+    discarded_ms: int | None = None
+    discarded_reason: str = ""
 
 
 class LetterPage(_Told):

@@ -16,6 +16,7 @@ from contextlib import aclosing
 from typing import Final, final
 
 from rockbot.letters.index import LetterIndex, Scanned, lease_key
+from rockbot.letters.rows import row_of
 from rockbot.letters.strolling import Stroll
 from rockbot.state.keys import Key
 from rockbot.state.ports import Lease, StateStore, Write
@@ -46,8 +47,9 @@ _KEEP: Final = Keep()
 class Comparison:
     """One queue against its rows. `known` are the rows as they were before the walk began: version and checksum."""
 
-    def __init__(self, index: LetterIndex, queue: str) -> None:
+    def __init__(self, index: LetterIndex, queue: str, home_of: Callable[[Letter], str]) -> None:
         self._index = index
+        self._home_of = home_of
         self._queue = queue
         self._known: dict[Key, tuple[int, int] | None] = {}
         self.seen = 0
@@ -64,7 +66,8 @@ class Comparison:
         """Every letter stays; its row is written if it is missing or another one."""
         writes: list[Write] = []
         for letter in letters:
-            write = self._index.write_of(letter, self._queue)
+            lain = self._home_of(letter) if letter.discarded else ""
+            write = self._index.write_of(letter, self._queue, row_of(letter, self._queue, lain=lain))
             value = write.value or b""
             known = self._known.get(write.key, ())
             if known is None:
@@ -90,6 +93,7 @@ class Reconciler:
 
     Args:
         owner: this process, in leases.
+        home_of: the short name of the queue that a discarded letter lay in.
         sleep: how to wait for another process's scan.
     """
 
@@ -101,6 +105,7 @@ class Reconciler:
         *,
         clock: Clock,
         owner: str,
+        home_of: Callable[[Letter], str],
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
         self._letters = letters
@@ -108,6 +113,7 @@ class Reconciler:
         self._store = store
         self._clock = clock
         self._owner = owner
+        self._home_of = home_of
         self._sleep = sleep
         self._scanning: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -174,7 +180,7 @@ class Reconciler:
         return self._clock.now_ms() < scanned.at_ms + _PAUSES * scanned.took_ms
 
     async def _compare(self, queue: str) -> AsyncGenerator[Comparison]:
-        comparison = Comparison(self._index, queue)
+        comparison = Comparison(self._index, queue, self._home_of)
         began_ms = self._clock.now_ms()
         await comparison.begin()
         stroll = Stroll(self._letters, queue, comparison.keep, self._renew(queue), batch=_BATCH)

@@ -66,8 +66,8 @@ _STEP: Final = b'"step":1}'
 
 
 class Fields(TypedDict, total=False):
-    """A row. What is empty is left out. `task` is the root task, of a task itself its own id; `step` says that a turn
-    waits for it."""
+    """A row. What is empty is left out. `task` is the root task, of a task itself its own id; `step` says that a turn waits
+    for it. `lain`, `away` and `why` are of a discarded letter: where it lay, when it was put away, and why."""
 
     id: str
     topic: str
@@ -85,6 +85,9 @@ class Fields(TypedDict, total=False):
     task: str
     trace: str
     excerpt: str
+    lain: str
+    away: int
+    why: str
     step: int
 
 
@@ -103,8 +106,9 @@ def task_of(letter: Letter) -> str:
     return letter.id if named or implied else ""
 
 
-def row_of(letter: Letter, queue: str) -> Fields:
-    """The row of a letter of `queue` (the short name that commands take)."""
+def row_of(letter: Letter, queue: str, *, lain: str = "") -> Fields:
+    """The row of a letter of `queue` (the short name that commands take); of a discarded one, `lain` is where it lay before."""
+    put_away = letter.discarded if lain else None
     envelope, failure = letter.envelope, letter.failure
     reason = _cut(failure.reason)
     error, handler, kind = failure.error_type[:_NAME], failure.handler[:_NAME], envelope.type
@@ -117,7 +121,7 @@ def row_of(letter: Letter, queue: str) -> Fields:
         "at": failure.at_ms,
         "attempt": failure.attempt,
         "size": len(envelope.body),
-        "group": group_id(queue, error, normalise(reason), handler, kind),
+        "group": group_id(lain or queue, error, normalise(reason), handler, kind),
         "handler": handler,
         "source": envelope.source,
         "tenant": envelope.tenant,
@@ -125,6 +129,9 @@ def row_of(letter: Letter, queue: str) -> Fields:
         "task": task_of(letter)[:_ID],
         "trace": envelope.traceparent or "",
         "excerpt": _excerpt(envelope.body),
+        "lain": lain,
+        "away": put_away.at_ms if put_away else 0,
+        "why": _cut(put_away.reason) if put_away else "",
         "step": int(is_step(letter)),
     }
     return cast("Fields", {name: value for name, value in row.items() if value})
@@ -183,6 +190,9 @@ def model_of(row: Fields, queue: str) -> LetterRow:
         root_task_id=row.get("task"),
         traceparent=row.get("trace"),
         excerpt=row.get("excerpt", ""),
+        discarded_from=row.get("lain", ""),
+        discarded_ms=row.get("away"),
+        discarded_reason=row.get("why", ""),
     )
 
 

@@ -11,11 +11,13 @@ from contextlib import aclosing
 from typing import Final, final
 
 from rockbot.events.registry import EventRegistry
+from rockbot.inbox import BlockedKeys
 from rockbot.letters.answering import Answers, Meant
 from rockbot.letters.audit import Audit
 from rockbot.letters.editing import LOCKED, SENSITIVE, changed_by, mended
 from rockbot.letters.exporting import exported
 from rockbot.letters.index import LetterIndex
+from rockbot.letters.judging import all_of, only_first
 from rockbot.letters.loading import Loader
 from rockbot.letters.matching import Match
 from rockbot.letters.models import (
@@ -98,8 +100,11 @@ class LetterService:
         self._index = LetterIndex(store)
         self._audit = Audit(store, clock=clock, ids=ids, measures=measures)
         self._turns = Turns(store, publisher, clock=clock, source=source)
-        self._reconciler = Reconciler(letters, self._index, store, clock=clock, owner=owner, sleep=sleep)
-        self._worker = Worker(letters, self._index, self._audit, clock=clock, mend=self._reconciler.mend, sleep=sleep)
+        self._reconciler = Reconciler(
+            letters, self._index, store, clock=clock, owner=owner, home_of=self._home_of, sleep=sleep
+        )
+        mend, gone = self._reconciler.mend, BlockedKeys(store).gone
+        self._worker = Worker(letters, self._index, self._audit, clock=clock, mend=mend, sleep=sleep, gone=gone)
         self._answers = Answers(self._index, self._reconciler, self._queues, clock)
         self._loader = Loader(letters, self._index, self._audit, self._queues, self._answers.bring_up_to_date)
         retention = Retention(self._index, self._worker, self._queues, clock=clock, settings=settings)
@@ -124,7 +129,8 @@ class LetterService:
     async def letter(self, queue: str, letter_id: str) -> LetterView:
         """See `LetterDesk.letter`."""
         name = self._queues.short(queue)
-        letter = await self._letters.letter(queue, letter_id)
+        async with self._index.telling_who_works(name):
+            letter = await self._letters.letter(queue, letter_id)
         row = row_of(letter, name)
         put_away = letter.discarded
         return LetterView(
@@ -168,6 +174,7 @@ class LetterService:
             meant,
             Replay(self._turns, options, clock=self._clock).judge,
             actor=actor,
+            until_ms=await self._until(queues),
             detail=_told(which, options),
             dry_run=options.dry_run,
             rate=options.rate,
@@ -179,7 +186,8 @@ class LetterService:
     async def edit(self, queue: str, letter_id: str, edit: Edit, *, actor: str) -> PublishedMessage:
         """See `LetterDesk.edit`. A step whose turn has ended is not sent on (`InvalidRequest`)."""
         (where,) = await self._queues.dead(queue)
-        letter = await self._letters.letter(queue, letter_id)
+        async with self._index.telling_who_works(where.subscription):
+            letter = await self._letters.letter(queue, letter_id)
         message = mended(letter, edit, now_ms=self._clock.now_ms(), namespace=self._namespace, registry=self._registry)
         turn = await self._turns.of(letter)
         if turn is not None and turn.ended and is_step(letter):
@@ -187,7 +195,7 @@ class LetterService:
         fate = SendOn(message, keep_original=f"edited and sent on by {actor}")
         at_ms = letter.failure.at_ms
         meant = Meant(Match(LetterFilter(ids=(letter.id,), since_ms=at_ms, before_ms=at_ms + 1), whole=True), enough=1)
-        job = self._job("edit", meant, _only_first(fate), actor=actor, detail=f"changed {', '.join(changed_by(edit))}")
+        job = self._job("edit", meant, only_first(fate), actor=actor, detail=f"changed {', '.join(changed_by(edit))}")
         tally = Tally("replay")
         async with aclosing(self._worker.work(where.subscription, job, tally)) as steps:
             async for _ in steps:
@@ -204,8 +212,17 @@ class LetterService:
         """See `LetterDesk.discard`."""
         queues = await self._queues.dead(which.queue)
         meant = await self._answers.meant(which, queues)
-        judge = _all(Discard(reason))
-        job = self._job("discard", meant, judge, actor=actor, reason=reason, detail=_told(which), dry_run=dry_run)
+        judge = all_of(Discard(reason))
+        job = self._job(
+            "discard",
+            meant,
+            judge,
+            actor=actor,
+            until_ms=await self._until(queues),
+            reason=reason,
+            detail=_told(which),
+            dry_run=dry_run,
+        )
         async with aclosing(self._run("discard", queues, job)) as steps:
             async for step in steps:
                 yield step
@@ -219,7 +236,7 @@ class LetterService:
             return [Ruling(Restore() if lain in (None, self._home_of(each)) else Keep()) for each in letters]
 
         meant = await self._answers.meant(which, [discarded])
-        job = self._job("restore", meant, judge, actor=actor, detail=_told(which), late=True)
+        job = self._job("restore", meant, judge, actor=actor, detail=_told(which))
         async with aclosing(self._run("restore", [discarded], job)) as steps:
             async for step in steps:
                 yield step
@@ -240,7 +257,7 @@ class LetterService:
             left -= erased
             return [Ruling(Erase())] * erased + [Ruling(Keep())] * (len(letters) - erased)
 
-        job = self._job("purge", Meant(Match(LetterFilter())), judge, actor=actor, reason=reason, late=True)
+        job = self._job("purge", Meant(Match(LetterFilter())), judge, actor=actor, reason=reason)
         async with aclosing(self._run("purge", [where], job)) as steps:
             async for step in steps:
                 yield step
@@ -282,11 +299,11 @@ class LetterService:
         judge: Judge,
         *,
         actor: str,
+        until_ms: int | None = None,
         reason: str = "",
         detail: str = "",
         dry_run: bool = False,
         rate: float | None = None,
-        late: bool = False,
     ) -> Job:
         return Job(
             action=action,
@@ -294,7 +311,7 @@ class LetterService:
             match=meant.match,
             judge=judge,
             queue_of=self._home_of,
-            until_ms=None if late else self._clock.now_ms(),
+            until_ms=until_ms,
             reason=reason,
             detail=detail,
             dry_run=dry_run,
@@ -310,6 +327,11 @@ class LetterService:
                     yield tally.progress(queue.subscription)
         yield tally.progress(_last(queues), done=True)
 
+    async def _until(self, queues: Sequence[DeadLetterQueue]) -> int:
+        """The end of what an action is for: what dies later is left for the next one."""
+        now_ms = self._clock.now_ms()
+        return max([await self._index.latest(queue.subscription, now_ms) for queue in queues], default=now_ms)
+
     async def _count(self, queue: DeadLetterQueue) -> int:
         async with aclosing(self._reconciler.scan(queue.subscription)) as steps:
             return max([step.seen async for step in steps], default=0)
@@ -317,23 +339,6 @@ class LetterService:
     def _home_of(self, letter: Letter) -> str:
         """The short name of the dead-letter queue that a letter lies in, or lay in before it was discarded."""
         return self._queues.short(letter.discarded.queue if letter.discarded else letter.queue)
-
-
-def _all(fate: Fate) -> Judge:
-    async def judge(letters: Sequence[Letter]) -> Sequence[Ruling]:
-        return [Ruling(fate)] * len(letters)
-
-    return judge
-
-
-def _only_first(fate: Fate) -> Judge:
-    """Of several copies of one message, one."""
-    fates = [fate]
-
-    async def judge(letters: Sequence[Letter]) -> Sequence[Ruling]:
-        return [Ruling(fates.pop() if fates else Keep()) for _ in letters]
-
-    return judge
 
 
 async def _nothing(letters: Sequence[Letter], fates: Sequence[Fate]) -> None:

@@ -7,7 +7,7 @@ the same action begun again goes on with what is left.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final, final
@@ -22,7 +22,8 @@ from rockbot.letters.tallying import Pace, Tally
 from rockbot.state.keys import Key
 from rockbot.state.ports import StateError, Write
 from rockbot_messaging.clock import Clock
-from rockbot_messaging.letters import Fate, Keep, Letter, Restore
+from rockbot_messaging.errors import LettersBusy
+from rockbot_messaging.letters import Discard, Erase, Fate, Keep, Letter, Restore, SendOn
 from rockbot_messaging.ports import DeadLetters
 
 __all__ = ["Job", "Judge", "Ruling", "Worker"]
@@ -49,6 +50,7 @@ class Ruling:
 
 
 Judge = Callable[[Sequence[Letter]], Awaitable[Sequence[Ruling]]]
+Gone = Callable[[str, Collection[tuple[str, str]]], Awaitable[object]]
 
 
 @final
@@ -84,6 +86,7 @@ class Worker:
     Args:
         mend: compares a queue with its rows.
         sleep: how a rate-limited job waits.
+        gone: told of letters (tenant, id) of a queue that will not come back under their ids, as far as others wait for them.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Worker:
         clock: Clock,
         mend: Callable[[str], Awaitable[None]],
         sleep: Callable[[float], Awaitable[None]],
+        gone: Gone,
     ) -> None:
         self._letters = letters
         self._index = index
@@ -102,6 +106,7 @@ class Worker:
         self._clock = clock
         self._mend = mend
         self._sleep = sleep
+        self._gone = gone
 
     async def work(self, queue: str, job: Job, tally: Tally) -> AsyncGenerator[None]:
         """Do the job on one queue; yields after each batch.
@@ -109,17 +114,19 @@ class Worker:
         Raises:
             LetterNotFound: there is no such queue. BrokerUnreachable: what was carried out stays carried out.
         """
-        run = _Run(queue, job, tally, self._index, self._audit, self._clock, self._sleep)
+        run = _Run(queue, job, tally, self._index, self._audit, self._clock, self._sleep, self._gone)
         try:
             while True:
                 stroll = Stroll(self._letters, queue, run.decide, run.settle, batch=run.batch)
-                async with aclosing(stroll.steps()) as steps:
+                async with self._index.telling_who_works(queue), aclosing(stroll.steps()) as steps:
                     async for _ in steps:
                         yield
                 if stroll.walked is not None and stroll.walked.refusals:
                     run.stayed(stroll.walked.refused, stroll.walked.refusals)
                 if not await run.rested():
                     break
+        except LettersBusy:
+            raise  # nothing is in hand
         except Exception:
             # What became of the batch in hand is not known.
             with contextlib.suppress(StateError):
@@ -144,7 +151,9 @@ class _Run:
         audit: Audit,
         clock: Clock,
         sleep: Callable[[float], Awaitable[None]],
+        gone: Gone,
     ) -> None:
+        self._gone = gone
         self._queue = queue
         self._job = job
         self._tally = tally
@@ -155,6 +164,7 @@ class _Run:
         self._pace = Pace(job.rate, clock)
         self._deeds: dict[Action, Deed] = {}
         self._judged = 0
+        self._said: int | None = None
         self._said_at: float | None = None
         self._held_since: float | None = None
         self._resting = False
@@ -201,6 +211,12 @@ class _Run:
             if self._job.rate is not None:
                 self._tried.add(self._key(letter))
         await self._index.write(writes)
+        if gone := {
+            (letter.envelope.tenant, letter.id)
+            for letter, fate in zip(letters, fates, strict=True)
+            if _never_comes_back(letter, fate)
+        }:
+            await self._gone(self._queue, gone)
 
     def stayed(self, refused: Sequence[tuple[str, str]], refusals: int) -> None:
         """The walk could not carry out so many fates."""
@@ -225,7 +241,8 @@ class _Run:
 
     async def end(self) -> None:
         """Write down what was done."""
-        await self._index.done(self._queue)
+        if self._said is not None:
+            await self._index.done(self._queue, self._said)
         for deed in self._deeds.values():
             await self._audit.end(deed)
 
@@ -273,7 +290,9 @@ class _Run:
         now = self._clock.monotonic()
         if self._said_at is None or now - self._said_at >= _SAY_AGAIN:
             self._said_at = now
-            await self._index.working(self._queue, self._job.action)
+            self._said = await self._index.working(
+                self._queue, f"{self._job.action} by {self._job.actor or 'somebody'}"
+            )
 
     async def _wait(self) -> None:
         """Wait for the next letter's time: with the queue in hand if that is short, else by letting go of it."""
@@ -285,3 +304,9 @@ class _Run:
                 self._resting = True
                 raise EnoughSeen
             await self._sleep(wait)
+
+
+def _never_comes_back(letter: Letter, fate: Fate) -> bool:
+    if isinstance(fate, SendOn):
+        return fate.envelope.message_id != letter.id
+    return isinstance(fate, Discard | Erase)

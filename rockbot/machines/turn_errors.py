@@ -1,7 +1,11 @@
-"""Why a task ends without having been completed: every code that programs may look at, with its sentence for people."""
+"""Why a task ends without having been completed: every code that programs may look at, with its sentence for people.
+
+And why a tool call is not made, with its sentence for the model.
+"""
 
 from __future__ import annotations
 
+from rockbot.events.content import ToolCallPart
 from rockbot.events.models import StopReason
 from rockbot.events.tasks import ErrorInfo
 
@@ -14,6 +18,7 @@ __all__ = [
     "never_mended",
     "too_large",
     "too_many_calls",
+    "uncallable",
 ]
 
 
@@ -46,6 +51,13 @@ def too_large(what: str, limit: int | None) -> ErrorInfo:
 
 def too_many_calls(limit: int) -> ErrorInfo:
     return ErrorInfo(code="limit", message=f"the limit of {limit} model calls for one task is reached")
+
+
+def uncallable(asked: ToolCallPart, known: set[str]) -> str:
+    """What the model is told when its call cannot be made: no such tool, or unreadable arguments; empty when it can."""
+    if asked.tool not in known:
+        return f"there is no tool {asked.tool!r}; the tools are: {', '.join(sorted(known)) or 'none'}"
+    return f"the tool was not called: {asked.problem}" if asked.problem else ""
 
 
 def model_stopped(reason: StopReason, *, wants_tools: bool) -> ErrorInfo | None:

@@ -236,10 +236,8 @@ class TurnStep:
         calls: list[PendingTool] = []
         for name, asked in all_asked.items():
             call_id = self._id(name)
-            if asked.tool not in known:
-                offered = ", ".join(sorted(known)) or "none"
-                text = f"there is no tool {asked.tool!r}; the tools are: {offered}"
-                result = ToolResultPart(call_id=asked.call_id, parts=(TextPart(text=text),), is_error=True)
+            if problem := turn_errors.uncallable(asked, known):
+                result = ToolResultPart(call_id=asked.call_id, parts=(TextPart(text=problem),), is_error=True)
                 calls.append(PendingTool(id=call_id, call_id=asked.call_id, tool=asked.tool, result=result))
                 continue
             calls.append(PendingTool(id=call_id, call_id=asked.call_id, tool=asked.tool))

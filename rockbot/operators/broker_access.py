@@ -102,7 +102,8 @@ def handler_seconds(settings: Settings) -> float:
     """The longest time (seconds) that a configured handler or service may hold one delivery."""
     script = settings.scripts.get("max_wall_seconds", 0)
     script = script if isinstance(script, int | float) else 0
-    return max(_HANDLER_SECONDS, settings.anthropic.timeout_seconds, float(script))
+    models = (settings.anthropic.timeout_seconds, *(each.timeout_seconds for each in settings.providers.values()))
+    return max(_HANDLER_SECONDS, *models, float(script))
 
 
 @final

@@ -262,6 +262,8 @@ class Pipeline(_Told):
     subscriptions: tuple[SubscriptionInfo, ...]
     chain: tuple[ChainEntry, ...]
     failures: tuple[FailureEntry, ...]
+    #: What a delivery meets before its first link, in that order.
+    layers: tuple[str, ...] = ()
 
     @classmethod
     def describe(
@@ -272,6 +274,7 @@ class Pipeline(_Told):
         subscriptions: Sequence[Subscription],
         addressed: Sequence[WorkSubscription] = (),
         namespace: str = "rockbot",
+        layers: Iterable[str] = (),
     ) -> Pipeline:
         """From `Chain.describe`, `describe_failures` and the subscriptions of a host."""
         consumed = {item.name for item in subscriptions}
@@ -283,6 +286,7 @@ class Pipeline(_Told):
             ),
             chain=tuple(ChainEntry(event=event, links=tuple(links)) for event, links in chain),
             failures=tuple(FailureEntry(errors=errors, outcome=outcome) for errors, outcome in failures),
+            layers=tuple(layers),
         )
 
 

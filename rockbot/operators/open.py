@@ -47,6 +47,7 @@ async def open_operator(settings: Settings, *, composed: bool = False) -> AsyncI
 
 def pipeline_of(container: HostContainer, settings: Settings) -> Pipeline:
     """How a composed host handles messages."""
+    from rockbot.buses import describe_layers
     from rockbot.failures import describe_failures
 
     contributions = container.contributions()
@@ -56,6 +57,7 @@ def pipeline_of(container: HostContainer, settings: Settings) -> Pipeline:
         subscriptions=contributions.subscriptions,
         addressed=contributions.addressed,
         namespace=settings.namespace,
+        layers=describe_layers(settings),
     )
 
 

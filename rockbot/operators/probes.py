@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rockbot.operators.checks import Probe
 from rockbot.operators.models import Check
@@ -14,14 +14,23 @@ from rockbot.state.ports import StateStore
 
 __all__ = ["model_probes", "python_probe", "service_probe", "state_probe"]
 
-#: What the adapter of a model provider needs: extra and module.
+#: What the adapter of a model provider needs: extra and module; all others are spoken to as OpenAI is.
 _PROVIDERS: Mapping[str, tuple[str, str]] = {"anthropic": ("anthropic", "anthropic")}
+_OTHERS = ("openai", "openai")
 
 
 class Described(Protocol):
     """A service, as far as `doctor` asks it."""
 
     def describe(self) -> Mapping[str, Any]: ...
+
+
+@runtime_checkable
+class Doubtful(Protocol):
+    """A store that knows why it may lose what it acknowledged."""
+
+    @property
+    def doubts(self) -> Sequence[str]: ...
 
 
 def python_probe() -> Check:
@@ -50,10 +59,9 @@ def _model(settings: Settings, model: str, agents: list[str]) -> Check:
     if provider == "scripted":
         advice = f"it is a demonstration; set ANTHROPIC_API_KEY, or ROCKBOT_MODEL={ANTHROPIC_MODEL}"
         return Check(name="model", status="ok", detail=f"{detail}: answers by rules, offline", advice=advice)
-    if provider in _PROVIDERS:
-        extra, module = _PROVIDERS[provider]
-        if find_spec(module) is None:
-            return Check(name="model", status="fail", detail=detail, advice=f"pip install 'rockbot[{extra}]'")
+    extra, module = _PROVIDERS.get(provider, _OTHERS)
+    if find_spec(module) is None:
+        return Check(name="model", status="fail", detail=detail, advice=f"pip install 'rockbot[{extra}]'")
     if provider == "anthropic" and settings.anthropic.api_key is None and not os.environ.get("ANTHROPIC_API_KEY"):
         advice = "set ANTHROPIC_API_KEY, or anthropic.api_key in a secret file"
         return Check(name="model", status="warn", detail=f"{detail}: no API key here", advice=advice)
@@ -61,14 +69,19 @@ def _model(settings: Settings, model: str, agents: list[str]) -> Check:
 
 
 def state_probe(store: StateStore, address: str) -> Probe:
-    """Whether the state store answers."""
+    """Whether the state store answers, and keeps what it is told."""
 
     async def state() -> Check:
         await store.now_ms()
-        shown = address.partition("://")[0] if "@" in address else address
+        shown = address.partition("://")[0] if "@" in address or "?" in address else address
         if address.startswith("memory:"):
             advice = "everything is lost when the process ends: set --state sqlite:///path"
             return Check(name="state", status="warn", detail=shown, advice=advice)
+        if isinstance(store, Doubtful) and store.doubts:
+            advice = "set appendonly yes, appendfsync always and maxmemory-policy noeviction"
+            return Check(
+                name="state", status="warn", detail=f"{shown}, lossy: {'; '.join(store.doubts)}", advice=advice
+            )
         return Check(name="state", status="ok", detail=shown)
 
     return state

@@ -16,7 +16,7 @@ from rockbot_messaging.rabbitmq.fields import decode_properties
 from rockbot_messaging.rabbitmq.tap import Outbox
 from rockbot_messaging.rabbitmq.wire import Delivery
 
-__all__ = ["Channel", "ChannelLost", "Outcome", "Parcel", "Refused", "Returned"]
+__all__ = ["Channel", "ChannelLost", "Nacked", "Outcome", "Parcel", "Refused", "Returned"]
 
 _METHOD, _HEADER, _BODY = 1, 2, 3
 _DELIVER, _GET_OK, _GET_EMPTY, _RETURN, _ACK, _NACK = (
@@ -41,6 +41,10 @@ class Returned(Exception):
 
 class Refused(Exception):
     """The broker refused the message (a full queue, a lost replica)."""
+
+
+class Nacked(Refused):
+    """The broker did not store it now; it may the next time, as when the member that leads the queue has just died."""
 
 
 class ChannelLost(Exception):
@@ -297,7 +301,7 @@ class Channel:
             frames += (_FRAME(_BODY, number, len(part)), part, _END)
 
     def _confirmed(self, tag: int, positive: bool, *, multiple: bool) -> None:
-        outcome = None if positive else Refused("the broker refused to store it")
+        outcome = None if positive else Nacked("the broker refused to store it")
         if multiple:
             # Numbers only grow, so the dictionary is in order and the first ones are the ones meant.
             tags = []

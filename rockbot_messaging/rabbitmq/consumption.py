@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable
 from typing import Any, Final, final
 
@@ -16,6 +17,7 @@ from rockbot_messaging.rabbitmq.channel import ChannelLost
 from rockbot_messaging.rabbitmq.connection import Link, OpenChannel, Session, speaking
 from rockbot_messaging.rabbitmq.declaring import NameTaken
 from rockbot_messaging.rabbitmq.delivering import Consuming, Deliverer
+from rockbot_messaging.rabbitmq.forgotten import Quiet
 from rockbot_messaging.rabbitmq.handling import GivenUp, Handling, Item
 from rockbot_messaging.rabbitmq.pausing import Pauses
 from rockbot_messaging.rabbitmq.wire import Delivery
@@ -33,6 +35,10 @@ _CONSUME_TIMEOUT: Final = 20.0
 _GRACE: Final = 5.0
 
 
+#: What the broker says when it ends a channel for a delivery that was held too long.
+_TIMED_OUT: Final = re.compile(r"acknowledgement on channel \d+ timed out(?:\. Timeout value used: (?P<ms>\d+) ms)?")
+
+
 @final
 class RabbitConsumption:
     """`Consumption` on RabbitMQ."""
@@ -45,6 +51,7 @@ class RabbitConsumption:
         self._deliverer = Deliverer(what, clock, ids)
         self._given_up = GivenUp()
         self._handling = Handling(self._handle, what.parallelism, on_idle=self._flush)
+        self._quiet = Quiet(what.queue, what.quiet_check, lambda: self._handling.idle, renew=what.settler is not None)
         self._channel: OpenChannel | None = None
         self._acks: Acks | None = None
         self._consumer_tag = ""
@@ -149,9 +156,12 @@ class RabbitConsumption:
         while True:
             assert self._channel is not None
             since = loop.time()
-            await self._until_lost(self._channel)
+            reason = await self._until_lost(self._channel)
             self._idle_since = self._clock.monotonic()
-            _log.warning("the consumer of %s is gone; consuming again", self._what.queue)
+            if reason is None:
+                _log.debug("consuming %s anew after a quiet time", self._what.queue)
+            else:
+                _log.warning("the consumer of %s is gone (%s); consuming again", self._what.queue, _explain(reason))
             # What was not begun comes again on the next channel; what was begun is left to end, its settlement is void.
             for item in self._handling.withdraw():
                 self._given_up.note(item.delivery)
@@ -162,22 +172,34 @@ class RabbitConsumption:
                 await asyncio.sleep(pauses.next())
             else:
                 pauses.reset()
+            told = ""
             while True:
                 try:
                     await self._consume(await self._link.session(3600))
                     break
-                except (ChannelLost, NameTaken, BrokerUnreachable) as exc:
-                    _log.debug("cannot consume %s yet: %s", self._what.queue, exc)
-                except TopologyMismatch as exc:
-                    _log.error("cannot consume %s: %s", self._what.queue, exc)
+                except (ChannelLost, NameTaken, BrokerUnreachable, TopologyMismatch) as exc:
+                    # Once for each trouble: it may last for hours.
+                    level = logging.DEBUG if str(exc) == told else logging.WARNING
+                    _log.log(level, "cannot consume %s: %s; trying again", self._what.queue, exc)
+                    told = str(exc)
                 except Closed:
                     return
                 await asyncio.sleep(pauses.next())
+            _log.info("consuming %s again", self._what.queue)
 
-    async def _until_lost(self, channel: OpenChannel) -> None:
-        waits = [asyncio.create_task(channel.ended.wait()), asyncio.create_task(self._cancelled.wait())]
+    async def _until_lost(self, channel: OpenChannel) -> str | None:
+        """Wait for the end of the consumer, and say why it ended; None if it only should be renewed."""
+        ended = asyncio.create_task(channel.ended.wait())
+        cancelled = asyncio.create_task(self._cancelled.wait())
+        forgotten = asyncio.create_task(self._quiet.until_forgotten(channel))
+        waits = (ended, cancelled, forgotten)
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if cancelled.done() and not ended.done():
+                return "the broker cancelled it: the queue was deleted, or lost its leader"
+            if ended.done():
+                return str(channel.content.lost or "the channel was closed")
+            return await forgotten
         finally:
             for wait in waits:
                 wait.cancel()
@@ -186,12 +208,14 @@ class RabbitConsumption:
         await self._what.prepare(session)
         channel = await session.channel(confirms=False)
         acks = Acks(channel.content, batch=max(1, self._what.prefetch // 4))
-        content, offer, given_up = channel.content, self._handling.offer, self._given_up
+        content, offer, given_up, quiet = channel.content, self._handling.offer, self._given_up, self._quiet
 
         def deliver(delivery: Delivery) -> None:
+            quiet.deliveries += 1
             alone = delivery.redelivered and not given_up.comes_back(delivery)
             offer(Item(delivery, content, acks, alone=alone))
 
+        quiet.begin()
         content.receive(deliver)
         self._cancelled.clear()
         try:
@@ -201,7 +225,6 @@ class RabbitConsumption:
                 channel.rpc.on_consumer_cancel_callbacks.add(self._on_cancel)
                 consume = await channel.rpc.basic_consume(self._what.queue, _never)
         except (AMQPError, ChannelLost) as exc:
-            _log.warning("queue %s did not accept a consumer: %s", self._what.queue, exc)
             await channel.close()
             raise ChannelLost(str(exc) or type(exc).__name__) from exc
         except BaseException:
@@ -233,6 +256,17 @@ class RabbitConsumption:
             else:
                 item.acks.hand_back(item.delivery.tag)
             raise
+
+
+def _explain(reason: str) -> str:
+    found = _TIMED_OUT.search(reason)
+    if found is None:
+        return reason
+    after = f" ({int(found['ms']) / 1000:g} s)" if found["ms"] else ""
+    return (
+        f"a handler held its message longer than the broker's consumer timeout{after}; the message comes again: make the "
+        "handler faster, or raise the broker's consumer_timeout or the policy `consumer-timeout`"
+    )
 
 
 def _hand_back(items: list[Item]) -> None:

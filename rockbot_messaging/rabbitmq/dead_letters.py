@@ -13,6 +13,7 @@ back what it holds.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -156,11 +157,16 @@ class RabbitDeadLetters:
             raise ValueError("a walk needs batches of at least 1 letter")
         tally = Tally()
         async with self._look(queue) as (name, look):
-            while shown := await look.take(batch):
-                letters = [self._wire.read(name, one.delivery) for one in shown]
+            shown, letters = await self._take(look, name, batch)
+            while shown:
                 fates = await decide(letters)
                 check_fates(fates, shown=len(shown), discarded=name == self._names.discarded)
-                await finished(self._carry_out_all(look, shown, letters, fates, tally))
+                # While the broker stores these, the next ones are read; who decides sees them when these are done with.
+                carrying = asyncio.create_task(self._carry_out_all(look, shown, letters, fates, tally))
+                try:
+                    shown, letters = await self._take(look, name, batch)
+                finally:
+                    await finished(_end_of(carrying))
         return tally.walked()
 
     async def bury(self, queue: str, envelope: MessageEnvelope, failure: Failure, *, problem: str = "") -> None:
@@ -175,6 +181,10 @@ class RabbitDeadLetters:
             raise LetterNotFound(f"there is no dead-letter queue {name!r}")
         if error is not None:
             raise error
+
+    async def _take(self, look: Look, queue: str, batch: int) -> tuple[list[Taken], list[Letter]]:
+        taken = await look.take(batch)
+        return taken, [self._wire.read(queue, one.delivery) for one in taken]
 
     @asynccontextmanager
     async def _look(self, queue: str) -> AsyncGenerator[tuple[str, Look]]:
@@ -292,6 +302,10 @@ class RabbitDeadLetters:
 
     def _lost(self, exc: Exception) -> BrokerUnreachable:
         return BrokerUnreachable(f"the connection to RabbitMQ at {self._settings.address} was lost meanwhile: {exc}")
+
+
+async def _end_of(task: asyncio.Task[None]) -> None:
+    await task
 
 
 def _explained(error: MessagingError, letter: Letter, fate: Fate, parcel: Parcel) -> MessagingError:

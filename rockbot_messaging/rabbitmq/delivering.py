@@ -44,6 +44,7 @@ class Consuming:
         own_user: str | None,
         max_body_bytes: int,
         max_header_bytes: int,
+        quiet_check: float,
     ) -> None:
         self.name = name
         self.queue = queue
@@ -56,6 +57,7 @@ class Consuming:
         self.own_user = own_user
         self.max_body_bytes = max_body_bytes
         self.max_header_bytes = max_header_bytes
+        self.quiet_check = quiet_check
 
 
 @final

@@ -39,6 +39,7 @@ _COUNT: Final = len(Properties._fields)
 
 _U32: Final = struct.Struct(">I").unpack_from
 _U64: Final = struct.Struct(">Q").unpack_from
+_TEXT: Final = ord("S")
 _FIXED: Final = {
     letter: (struct.Struct(form), struct.calcsize(form))
     for letter, form in {
@@ -129,6 +130,14 @@ def decode_table(data: bytes) -> dict[str, Any]:
     while at < size:
         end = at + 1 + data[at]
         name = data[at + 1 : end].decode("utf-8", "replace")
+        if data[end] == _TEXT:  # nearly all of them
+            at = end + 5 + _U32(data, end + 1)[0]
+            text = data[end + 5 : at]
+            try:
+                table[name] = text.decode()
+            except UnicodeDecodeError:
+                table[name] = text
+            continue
         table[name], at = _decode_value(data, end)
     if at > size:
         raise ValueError("a field reaches beyond its table")

@@ -83,6 +83,11 @@ class Handling:
         """Items being worked on."""
         return self._room.active
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being worked on, and nothing waits."""
+        return not self._room.active and not self._ready
+
     def offer(self, item: Item) -> None:
         """Work on `item` when its turn comes."""
         self._ready.append(item)

@@ -11,10 +11,10 @@ from rockbot_messaging.letters import Discard, Discarded, Failure, Fate, Letter,
 from rockbot_messaging.ports import Door
 from rockbot_messaging.rabbitmq.channel import Parcel
 from rockbot_messaging.rabbitmq.failures import problem_of, read_failure
-from rockbot_messaging.rabbitmq.fields import Properties, decode_properties
+from rockbot_messaging.rabbitmq.fields import Properties
 from rockbot_messaging.rabbitmq.publisher import Packer
 from rockbot_messaging.rabbitmq.topology import Names
-from rockbot_messaging.rabbitmq.wire import ContentIds, Delivery, decode
+from rockbot_messaging.rabbitmq.wire import ContentIds, Delivery, envelope_of, properties_of
 
 __all__ = ["LetterWire"]
 
@@ -39,15 +39,15 @@ class LetterWire:
 
     def id_of(self, delivery: Delivery) -> str:
         """The message id of a letter."""
-        headers = (properties := _readable(delivery)).headers or {}
-        if properties.message_id and type(headers.get(_SCHEMA)) is int:
+        properties, problem = _readable(delivery)
+        if properties.message_id and type((properties.headers or {}).get(_SCHEMA)) is int:
             return properties.message_id
-        return self._decode(delivery, properties)[0].message_id
+        return self._decode(delivery, properties, problem)[0].message_id
 
     def read(self, queue: str, delivery: Delivery) -> Letter:
         """The letter in a delivery from a dead-letter queue; bytes that cannot be read are a letter, too."""
-        properties = _readable(delivery)
-        envelope, problem = self._decode(delivery, properties)
+        properties, problem = _readable(delivery)
+        envelope, problem = self._decode(delivery, properties, problem)
         keeper = queue in (self._names.unrouted, self._names.discarded)
         source = "" if keeper else queue.removesuffix(".dlq")
         failure = read_failure(properties, queue=source, topic=envelope.topic, timestamp_ms=envelope.timestamp_ms)
@@ -112,33 +112,37 @@ class LetterWire:
             raise LetterNotFound(f"letter {letter.id} does not say in which dead-letter queue it lay")
         return queue
 
-    def _decode(self, delivery: Delivery, properties: Properties) -> tuple[MessageEnvelope, str]:
+    def _decode(self, delivery: Delivery, properties: Properties, problem: str) -> tuple[MessageEnvelope, str]:
         # That somebody looked at it before is nothing that happened to the message.
         fresh = Delivery(
             delivery.tag, delivery.exchange, delivery.routing_key, delivery.properties, delivery.body, redelivered=False
         )
-        try:
-            return decode(fresh, ContentIds(fresh), own_user=self._user), ""
-        except Undecodable as exc:
-            envelope = MessageEnvelope(
-                topic=delivery.routing_key,
-                body=delivery.body,
-                message_id=ContentIds(fresh).new_id(),
-                type="",
-                content_type=properties.content_type or "application/octet-stream",
-            )
-            return envelope, str(exc)
+        if not problem:
+            try:
+                return envelope_of(fresh, properties, ContentIds(fresh), own_user=self._user), ""
+            except Undecodable as exc:
+                problem = str(exc)
+        envelope = MessageEnvelope(
+            topic=delivery.routing_key,
+            body=delivery.body,
+            message_id=ContentIds(fresh).new_id(),
+            type="",
+            content_type=properties.content_type or "application/octet-stream",
+        )
+        return envelope, problem
 
 
-def _readable(delivery: Delivery) -> Properties:
-    """What can be read of a letter's properties, without the count of looks at it: that is not the letter's."""
+def _readable(delivery: Delivery) -> tuple[Properties, str]:
+    """What can be read of a letter's properties, and what is wrong with them. The count of looks at it is left out: that is
+    not the letter's."""
     try:
-        properties = decode_properties(delivery.properties)
-    except ValueError:
-        return Properties()
-    if not properties.headers or _RETURNS not in properties.headers:
-        return properties
-    return properties._replace(headers={name: value for name, value in properties.headers.items() if name != _RETURNS})
+        properties = properties_of(delivery)
+    except Undecodable as exc:
+        return Properties(), str(exc)
+    if properties.headers and _RETURNS in properties.headers:
+        kept = {name: value for name, value in properties.headers.items() if name != _RETURNS}
+        properties = properties._replace(headers=kept)
+    return properties, ""
 
 
 def _discarded(properties: Properties) -> Discarded | None:

@@ -41,7 +41,8 @@ class Members:
         rest = [address for address in self._addresses if address != self.used]
         patience = self._patience if self.several else None
         while rest:
-            yield rest.pop(int(self._chance() * len(rest))), patience
+            pick = int(self._chance() * len(rest)) if len(rest) > 1 else 0
+            yield rest.pop(min(pick, len(rest) - 1)), patience
         if self.used in self._addresses:
             yield self.used, patience
         self._patience *= 2

@@ -19,8 +19,9 @@ from rockbot_messaging.errors import (
     TopologyMismatch,
     Unroutable,
 )
-from rockbot_messaging.rabbitmq.channel import Channel, ChannelLost, Outcome, Parcel, Returned
+from rockbot_messaging.rabbitmq.channel import Channel, ChannelLost, Nacked, Outcome, Parcel, Returned
 from rockbot_messaging.rabbitmq.connection import Link, OpenChannel, Session
+from rockbot_messaging.rabbitmq.pausing import Pauses
 from rockbot_messaging.rabbitmq.settings import RabbitSettings
 
 __all__ = ["Sender"]
@@ -35,6 +36,13 @@ _SLACK: Final = 0.5
 
 #: Seconds that lossy messages wait for a channel on a standing connection.
 _LOSSY_PATIENCE: Final = 1.0
+
+#: Seconds that all pauses together last between offers of a message that the broker does not store, and each at first and at
+#: most. A queue that is full refuses at once and stays full. One whose leader died refuses after 5 s each (3.10), so it gets
+#: the time that it needs, up to the time limit for confirms.
+_REFUSED_PATIENCE: Final = 6.0
+_OFFER_AGAIN: Final = 0.1
+_OFFER_AGAIN_AT_MOST: Final = 2.0
 
 #: Times a message may meet the end of its channel (not of the connection) before it is taken to be the cause.
 _CHANNEL_DEATHS: Final = 2
@@ -61,10 +69,13 @@ class Sender:
         todo = list(range(len(parcels)))
         tried: set[int] = set()
         deaths = 0
+        refused: list[int] = []
+        rested = 0.0
+        pauses = Pauses(_OFFER_AGAIN, _OFFER_AGAIN_AT_MOST)
         while todo:
             try:
                 session, channel = await self._channel(deadline, in_flight=bool(tried))
-                todo, reason = await self._round(session, channel, parcels, todo, results, deadline, tried)
+                todo, reason = await self._round(session, channel, parcels, todo, results, deadline, tried, refused)
             except (BrokerUnreachable, Closed, TopologyMismatch) as exc:
                 for index in todo:
                     results[index] = _unconfirmed(str(exc)) if index in tried else exc
@@ -79,6 +90,15 @@ class Sender:
                     for index in todo:
                         results[index] = _unconfirmed(f"the broker closed the channel: {reason}")
                     break
+            if refused:
+                pause = pauses.next()
+                rested += pause
+                if rested < _REFUSED_PATIENCE and loop.time() + pause < deadline:
+                    await asyncio.sleep(pause)
+                    for index in refused:
+                        results[index] = None
+                    todo += refused
+                refused.clear()
         return results
 
     async def deliver_lossy(self, parcels: Sequence[Parcel]) -> None:
@@ -117,9 +137,10 @@ class Sender:
         results: list[MessagingError | None],
         deadline: float,
         tried: set[int],
+        refused: list[int],
     ) -> tuple[list[int], str]:
         """Publish what is to do once; returns what met the end of the channel, and why it ended, and what was not begun
-        because the broker blocks."""
+        because the broker blocks. Adds to `refused` what the broker did not store now."""
         again: list[int] = []
         reason = ""
         window = self._settings.confirm_window
@@ -159,6 +180,8 @@ class Sender:
                 elif isinstance(outcome, Returned):
                     results[index] = Unroutable(parcels[index].routing_key)
                 else:
+                    if isinstance(outcome, Nacked):
+                        refused.append(index)
                     results[index] = NotConfirmed(f"message {parcels[index].message_id}: {outcome}")
         return again, reason
 

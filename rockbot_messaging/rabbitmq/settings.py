@@ -41,6 +41,8 @@ class RabbitSettings:
             chance.
         reconnect_longest: what it doubles up to.
         heartbeat: seconds after which a silent connection counts as dead (AMQP negotiates whole seconds).
+        quiet_check: seconds without a delivery after which an idle consumer asks whether messages wait for it; if so, the
+            broker has forgotten it, and it consumes anew.
         letters_wait: how long a look at dead letters waits for another process that is at work on the same queue.
         subscriptions: work subscriptions whose dead letters this process looks after without consuming them.
         sign: put the user name on every message as its `user_id`, so that receivers can tell whom to trust; switch it
@@ -59,6 +61,7 @@ class RabbitSettings:
     reconnect_interval: float = 0.5
     reconnect_longest: float = 3.0
     heartbeat: int = 20
+    quiet_check: float = 10.0
     letters_wait: float = 30.0
     subscriptions: tuple[str, ...] = ()
     sign: bool = True
@@ -69,9 +72,15 @@ class RabbitSettings:
     def __post_init__(self) -> None:
         BrokerUrl.parse(self.url)
         check_topic(self.namespace)
-        seconds = (self.connect_timeout, self.confirm_timeout, self.reconnect_interval, self.letters_wait)
+        seconds = (
+            self.connect_timeout,
+            self.confirm_timeout,
+            self.reconnect_interval,
+            self.quiet_check,
+            self.letters_wait,
+        )
         if min(seconds) <= 0 or self.heartbeat < 1:
-            raise ValueError("RabbitMQ timeouts, reconnect interval and heartbeat must be above 0")
+            raise ValueError("RabbitMQ timeouts, reconnect interval, checks and heartbeat must be above 0")
         if self.max_body_bytes < 1 or self.max_failure_bytes < 1024:
             raise ValueError("max_body_bytes must be at least 1 and max_failure_bytes at least 1024")
         if not 4096 <= self.max_header_bytes <= 100 * 1024 or self.confirm_window < 1:

@@ -126,6 +126,7 @@ class RabbitSubscriber:
             own_user=self._settings.user,
             max_body_bytes=self._settings.max_body_bytes,
             max_header_bytes=self._settings.max_header_bytes,
+            quiet_check=self._settings.quiet_check,
         )
 
     def _watch(self, subscription: WatchSubscription, handler: MessageHandler) -> Consuming:
@@ -147,4 +148,5 @@ class RabbitSubscriber:
             own_user=self._settings.user,
             max_body_bytes=self._settings.max_body_bytes,
             max_header_bytes=self._settings.max_header_bytes,
+            quiet_check=self._settings.quiet_check,
         )

@@ -24,6 +24,7 @@ __all__ = [
     "ContentIds",
     "Delivery",
     "decode",
+    "envelope_of",
     "properties_of",
     "returns_of",
     "to_properties",
@@ -133,7 +134,15 @@ def decode(delivery: Delivery, ids: IdSource, *, own_user: str | None) -> Messag
     Raises:
         Undecodable: the property list cannot be taken apart, or the body is no CloudEvent although it claims to be.
     """
-    properties = properties_of(delivery)
+    return envelope_of(delivery, properties_of(delivery), ids, own_user=own_user)
+
+
+def envelope_of(delivery: Delivery, properties: Properties, ids: IdSource, *, own_user: str | None) -> MessageEnvelope:
+    """As `decode`, of a delivery whose property list was taken apart already.
+
+    Raises:
+        Undecodable: the body is no CloudEvent although it claims to be.
+    """
     headers = properties.headers or _NOTHING
     schema = headers.get(_SCHEMA)
     if type(schema) is int and properties.message_id:

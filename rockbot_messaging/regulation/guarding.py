@@ -3,6 +3,11 @@
 While everything fails, one delivery at a time is tried and costs no attempt. The others wait in hand for a short while,
 because most outages are short, and are then handed back until about the next probe: nothing is held near the broker's
 consumer timeout, and nothing goes round in circles.
+
+A few bad messages on a quiet subscription look like an outage too: all that there is fails, and no good one comes to end it.
+So a probe whose error speaks of the message (a ValueError, a KeyError) does cost its attempt: bad messages become dead
+letters within the hour instead of being probed for days. Should it be an outage after all, in which a broken answer is what
+a handler stumbles over, that costs one attempt per probe, at most one a minute, and no queue of sound messages.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.measures import Measures, Names
 from rockbot_messaging.ports import MessageHandler
 from rockbot_messaging.regulation.outages import Outage, OutageStatus
-from rockbot_messaging.regulation.raised import as_retry
+from rockbot_messaging.regulation.raised import as_retry, is_about_the_message
 from rockbot_messaging.regulation.timing import Timer
 from rockbot_messaging.subscriptions import OutageGuard, WorkSubscription
 from rockbot_messaging.verdicts import Ack, DeadLetter, Retry, Verdict
@@ -86,7 +91,7 @@ class Guarded:
         self._wake_all()
 
     async def handle(self, envelope: MessageEnvelope) -> Verdict:
-        """The handler's verdict; during an outage one that costs no attempt."""
+        """The handler's verdict; during an outage one that costs no attempt, unless it speaks of the message itself."""
         if self._outage.on and not await self._may_go(envelope):
             return self._hand_back(envelope)
         if self._outage.on:
@@ -181,7 +186,7 @@ class Guarded:
         if isinstance(verdict, Retry) and verdict.counted:
             self._outage.probe_failed(_error(verdict), self._clock.monotonic())
             self._set_probe_timer()
-            return self._uncounted(envelope, verdict, "probing")
+            return verdict if is_about_the_message(verdict) else self._uncounted(envelope, verdict, "probing")
         self._probe_said_nothing(wait=not isinstance(verdict, DeadLetter))
         return verdict
 

@@ -27,6 +27,9 @@ MOST_STARTS: Final = 3
 #: Returns after which a message that was never begun is sent back as a fresh copy. The broker's limit is 20; each start
 #: of its own costs a message one more return, and one start is needed to tell the culprit from what lies before it.
 _MANY_RETURNS: Final = 10
+#: Seconds that a suspect waits for another one: it holds a slot, its subscription waits behind it, and the broker's consumer
+#: timeout runs.
+_SUSPECT_WAIT: Final = 60.0
 
 
 class StartMarks(Protocol):
@@ -83,8 +86,16 @@ class Poison:
             reason = f"came back {envelope.returns} times because processes that held it died"
             return Retry(after=1.0, reason=reason, counted=False)
         if begun:
-            async with self._suspect:
+            try:
+                async with asyncio.timeout(_SUSPECT_WAIT):
+                    await self._suspect.acquire()
+            except TimeoutError:
+                reason = "another message that may have killed its process is being handled"
+                return Retry(after=1.0, reason=reason, counted=False)
+            try:
                 return await self._marked(name, handler, envelope)
+            finally:
+                self._suspect.release()
         return await self._marked(name, handler, envelope)
 
     async def _marked(self, name: str, handler: MessageHandler, envelope: MessageEnvelope) -> Verdict:

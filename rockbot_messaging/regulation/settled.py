@@ -19,7 +19,7 @@ from rockbot_messaging.settlement import Bury, Forget, decide
 from rockbot_messaging.subscriptions import WorkSubscription
 from rockbot_messaging.verdicts import Ack, Retry, Verdict
 
-__all__ = ["Settled", "counted"]
+__all__ = ["Settled", "counted", "outcome_of"]
 
 Publish = Callable[[MessageEnvelope], Awaitable[None]]
 

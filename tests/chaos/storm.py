@@ -139,9 +139,16 @@ class Storm:
 
     async def _start_host(self) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ROCKBOT_")}
-        host = await asyncio.create_subprocess_exec(
-            sys.executable, str(HOST), str(self._config), stdout=asyncio.subprocess.PIPE, env=environment
-        )
+        # Thousands of failures are meant; what the hosts say about them is kept beside their state.
+        with (self.folder / "hosts.log").open("ab") as log:
+            host = await asyncio.create_subprocess_exec(
+                sys.executable,
+                str(HOST),
+                str(self._config),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                env=environment,
+            )
         self._hosts.append(host)
         assert host.stdout is not None
         async with asyncio.timeout(90):

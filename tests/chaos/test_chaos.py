@@ -50,7 +50,7 @@ async def test_two_thousand_messages_survive_killed_hosts_cut_connections_and_a_
         await asyncio.to_thread(node.restart)
 
     storm = Storm(node.url, tmp_path, _seed(), accidents={"broker killed": kill_broker})
-    check(await storm.run(messages=2000, publishers=4, hosts=3, accidents=9, timeout=240))
+    check(await storm.run(messages=2000, publishers=4, hosts=3, accidents=6, timeout=240))
 
 
 @pytest.mark.full

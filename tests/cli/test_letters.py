@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
@@ -283,3 +284,10 @@ def nobody_at_the_keyboard(monkeypatch: pytest.MonkeyPatch) -> None:
     import io
 
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+
+
+def test_composing_a_host_for_a_command_loads_no_web_framework() -> None:
+    """It would take longer than everything else that `dlq list` does."""
+    program = "import sys, rockbot.operators.open, rockbot.container; print('fastapi' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "False\n"

@@ -16,7 +16,7 @@ from rockbot import topics
 from rockbot.buses import check_role, claim_threshold, make_bus, signer_of
 from rockbot.errors import ConfigError
 from rockbot.events import AgentResponse
-from rockbot.operators.open import embedded_operator
+from rockbot.operators.open import embedded_operator, local_pipeline
 from rockbot.processes import Embedded, compose_host
 from rockbot.settings import Settings, load
 from rockbot.state.artifacts import StateArtifacts
@@ -172,6 +172,8 @@ async def test_signing_keys_key_and_require_say_who_signs_and_what_must_be(opene
     (letter,) = await buried(bus, "work", 1)
     assert letter.envelope.topic == "job.forged"
     assert measures.value(Names.UNTRUSTED, cause="signature_missing") == 1
+    # Its handler, which counts all others, never saw it.
+    assert measures.value(Names.SETTLED, subscription="work", outcome="dead_letter") == 1
 
 
 async def test_keys_without_a_key_check_and_do_not_sign(opened: list[MessageBus]) -> None:
@@ -258,6 +260,29 @@ def test_every_internal_topic_of_the_host_is_protected_and_no_other() -> None:
     public = [topics.task("assistant"), topics.response("assistant"), topics.status("assistant")]
     assert [topic for topic in internal if not protected.covers(message(topic), work)] == []
     assert [topic for topic in public if protected.covers(message(topic), work)] == []
+
+
+def test_the_pipeline_tells_the_layers_in_the_order_of_a_delivery_and_no_secret() -> None:
+    given = {
+        "signing": {"keys": {"k1": _SECRET}, "key": "k1", "require": ["agent.#"]},
+        "trust": {"enforce": True, "users": {"rock": "host"}},
+        "artifacts": {"threshold_bytes": 9},
+    }
+    told = local_pipeline(_settings(broker_url=_AMQP, **given)).layers
+    assert [line.partition(":")[0] for line in told] == ["reply addresses", "trust", "signatures", "large bodies"]
+    assert not any(secret in str(told) for secret in (_SECRET, "hunter2"))
+    assert local_pipeline(_settings()).layers == ()
+
+
+def test_every_type_of_running_work_is_protected_under_the_topic_of_a_task_and_no_other() -> None:
+    registry = compose_host(_settings()).registry()
+    types = {event.type_name for event in registry}
+    assert {name for name in types if not topics.is_inner_type(name)} == {
+        "rockbot.agent.task",
+        "rockbot.agent.response",
+        "rockbot.agent.status",
+    }
+    assert "rockbot.tool.result" in types
 
 
 async def test_a_task_that_is_large_signed_and_journaled_is_answered_by_a_host_with_all_layers(tmp_path: Path) -> None:

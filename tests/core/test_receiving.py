@@ -58,6 +58,9 @@ def made(**section: Any) -> WorkSubscription:
         ({"concurrency": 20}, {"concurrency": 20}),
         ({"rate": {"per_second": 2, "burst": 3}}, {"rate": Rate(per_second=2, burst=3)}),
         ({"order": {"by": "topic", "on_dead": "skip"}}, {"ordered": Ordered(by="topic", on_dead="skip")}),
+        ({"order": {"lease_seconds": 3}}, {"ordered": Ordered(lease=3)}),
+        ({"order": {"scan_seconds": 2}}, {"ordered": Ordered(scan=2)}),
+        ({"order": {"max_waiting": 7}}, {"ordered": Ordered(most=7)}),
         (
             {"guard": {"failures": 4, "probe_seconds": 2, "longest_seconds": 9}},
             {"guard": OutageGuard(failures=4, probe=2, longest=9)},

@@ -98,6 +98,7 @@ def _installation_without(folder: Path, *packages: str) -> Path:
     [
         ("aio_pika", "--broker amqp://127.0.0.1:1/ --state memory:// run", "rabbitmq"),
         ("anthropic", "--broker amqp://127.0.0.1:1/ --state memory:// --model anthropic/some-model run", "anthropic"),
+        ("openai", "--broker amqp://127.0.0.1:1/ --state memory:// --model ollama/some-model run", "openai"),
         ("wasmtime", "--state memory:// --socket socket up --once", "wasm"),
         ("fastapi", "--state memory:// --socket socket up --once", "gateway"),
         ("httpx2", "--socket socket ask assistant hello", "gateway"),

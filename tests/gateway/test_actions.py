@@ -93,3 +93,28 @@ async def test_an_error_reaches_who_follows() -> None:
     assert await anext(following) == 1
     with pytest.raises(ValueError, match="broken"):
         await anext(following)
+
+
+async def test_a_host_that_stops_lets_the_batch_in_hand_be_finished() -> None:
+    actions, stream = Actions(), Stream()
+
+    async def follow() -> None:
+        async for _ in actions.follow(stream(100), pulse=60):
+            stream.gate.clear()
+
+    follower = asyncio.create_task(follow())
+    async with asyncio.timeout(5):
+        while stream.gate.is_set():
+            await asyncio.sleep(0)
+        follower.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await follower
+        closing = asyncio.create_task(actions.close())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not closing.done()
+        stream.gate.set()
+        await closing
+    assert actions.running == 0
+    assert stream.closed.is_set()
+    await actions.close()

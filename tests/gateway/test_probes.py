@@ -53,6 +53,15 @@ async def test_state_in_memory_is_a_warning_and_addresses_with_secrets_are_cut()
     assert (await state_probe(store, "postgresql://user:secret@host/db")()).detail == "postgresql"
 
 
+def test_a_model_whose_package_is_missing_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rockbot.operators.probes.find_spec", lambda name: None)
+    checks = model_probes(Settings(model="ollama/x")) + model_probes(Settings(model="anthropic/x"))
+    assert [(check.status, check.advice) for check in checks] == [
+        ("fail", "pip install 'rockbot[openai]'"),
+        ("fail", "pip install 'rockbot[anthropic]'"),
+    ]
+
+
 def test_models_are_checked_once_with_their_agents(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     settings = Settings(

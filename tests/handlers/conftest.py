@@ -30,7 +30,8 @@ def _no_keys_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
     for name in list(os.environ):
-        if name.startswith(("ANTHROPIC_", "ROCKBOT_")) or name.lower() in ("http_proxy", "https_proxy", "all_proxy"):
+        ours = name.startswith(("ANTHROPIC_", "OPENAI_", "ROCKBOT_")) or name.endswith("_API_KEY") or name == "HF_TOKEN"
+        if ours or name.lower() in ("http_proxy", "https_proxy", "all_proxy"):
             monkeypatch.delenv(name)
 
 

@@ -202,8 +202,8 @@ def test_the_lanes_of_a_backend_share_its_slots_and_the_most_urgent_goes_first(
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ("openai/gpt", ["agent 'assistant'", "no provider 'openai'", "anthropic, scripted"]),
-        ("demo", ["agent 'assistant'", "<provider>/<model>", "anthropic, scripted"]),
+        ("nobody/gpt", ["agent 'assistant'", "no provider 'nobody'", "anthropic, deepseek", "scripted"]),
+        ("demo", ["agent 'assistant'", "<provider>/<model>", "anthropic, deepseek", "scripted"]),
         ("scripted/", ["agent 'assistant'", "<provider>/<model>"]),
         ("scripted/nope", ["agent 'assistant'", "no script 'nope'", "known: demo"]),
         ("anthropic/claude", ["anthropic.api_key", "ANTHROPIC_API_KEY"]),
@@ -218,16 +218,17 @@ def test_a_model_that_cannot_be_used_is_an_error_at_start(
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize(("model", "extra"), [("anthropic/claude", "anthropic"), ("ollama/llama", "openai")])
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(
-    make_services: Callable[..., Services], monkeypatch: pytest.MonkeyPatch
+    make_services: Callable[..., Services], monkeypatch: pytest.MonkeyPatch, model: str, extra: str
 ) -> None:
     import sys
 
-    monkeypatch.setitem(sys.modules, "anthropic", None)
-    for name in [name for name in sys.modules if name.startswith("rockbot_handlers.llm.anthropic")]:
+    monkeypatch.setitem(sys.modules, extra, None)
+    for name in [name for name in sys.modules if name.startswith(f"rockbot_handlers.llm.{extra}")]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(ConfigError, match=r"agent 'assistant'.*rockbot\[anthropic\]"):
-        plugin(make_services(model="anthropic/claude"))
+    with pytest.raises(ConfigError, match=rf"agent 'assistant'.*rockbot\[{extra}\]"):
+        plugin(make_services(model=model))
 
 
 def test_the_offline_model_loads_no_provider_package() -> None:

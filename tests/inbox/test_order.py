@@ -10,8 +10,10 @@ import pytest
 from inbox.office import Fails, Office, Story, order, ordered, until
 
 from rockbot.errors import ConfigError
-from rockbot.inbox import BlockedKey
+from rockbot.inbox import BlockedKey, BlockedKeys
 from rockbot.inbox.line import Line, LineId, order_key
+from rockbot.inbox.reader import Reader
+from rockbot.state.keys import key as key_of
 from rockbot.state.keys import prefix
 from rockbot.state.memory import MemoryStateStore
 from rockbot_messaging.envelope import MessageEnvelope
@@ -73,6 +75,48 @@ async def test_fifty_keys_go_on_in_parallel_as_far_as_the_subscription_allows(of
     assert story.peak == 8
     assert not story.overlaps
     assert all(story.handled[str(key)] == [f"{key}-{number}" for number in range(3)] for key in range(50))
+
+
+async def test_messages_without_a_key_and_those_with_one_share_what_may_run_at_once(
+    open_office: OpenOffice, story: Story
+) -> None:
+    gate = asyncio.Event()
+
+    async def hold(envelope: MessageEnvelope) -> Verdict:
+        await gate.wait()
+        return Ack()
+
+    story.answer = hold
+    office = await open_office(subscription=ordered(concurrency=2))
+    loose = [asyncio.ensure_future(office.receive(order(f"loose{number}", key=""))) for number in range(2)]
+    await office.get("a1", "b1")
+    await until(lambda: len(office.inboxes._inboxes["orders"]._tasks) == 2)
+    gate.set()
+    assert await asyncio.gather(*loose) == [Ack(), Ack()]
+    await until(lambda: len(story.done) == 4)
+    assert story.peak == 2
+
+
+async def test_what_was_handled_while_the_store_was_away_for_longer_than_the_lease_is_not_handled_again(
+    open_office: OpenOffice, story: Story, store: MemoryStateStore, clock: FakeClock
+) -> None:
+    fails = Fails(store)
+    office = await open_office(store=fails)
+
+    def answer(envelope: MessageEnvelope) -> Verdict:
+        fails.away = True
+        return Ack()
+
+    story.answer = answer
+    await office.get("a1")
+    await until(lambda: fails.refused)
+    clock.advance(60)
+    story.answer = None
+    fails.away = False
+    await until(lambda: not office.inboxes._inboxes["orders"]._tasks)
+    await office.inboxes.scan()
+    assert story.begun["a"] == ["a1"]
+    assert [_ async for _ in office.inboxes._inboxes["orders"]._shelf.lines("orders")] == []
 
 
 async def test_a_long_line_leaves_room_for_others(open_office: OpenOffice, story: Story) -> None:
@@ -183,6 +227,26 @@ async def test_a_handler_that_raises_is_tried_again_and_then_dead(
     (letter,) = await office.bus.dead_letters.letters("orders")
     assert (letter.id, letter.failure.error_type, letter.failure.attempt) == ("a1", "RuntimeError", 3)
     assert len(letter.failure.history) == 3
+
+
+async def test_a_handler_that_stumbles_over_something_cancelled_has_failed_once(
+    office: Office, story: Story, clock: FakeClock
+) -> None:
+    def stumble(envelope: MessageEnvelope) -> Verdict:
+        if envelope.message_id == "a1":
+            raise asyncio.CancelledError
+        return Ack()
+
+    story.answer = stumble
+    await office.get("a1", "a2")
+    for attempt in (1, 2, 3):
+        await until(lambda tried=attempt: len(story.begun["a"]) >= tried)  # type: ignore[misc]
+        await until(lambda: not office.inboxes._inboxes["orders"]._tasks)
+        clock.advance(6)
+        await office.inboxes.scan()
+    assert [one.attempt for one in story.envelopes] == [1, 2, 3]
+    (letter,) = await office.bus.dead_letters.letters("orders")
+    assert (letter.id, letter.failure.error_type) == ("a1", "CancelledError")
 
 
 async def test_a_retry_that_falls_due_wakes_its_key_without_a_scan(
@@ -316,8 +380,32 @@ async def test_a_message_that_cannot_be_read_holds_up_its_key_and_is_told(
     await until(lambda: "an inbox is blocked" in caplog.text and not office.inboxes._inboxes["orders"]._tasks)
     (blocked,) = await office.inboxes.blocked("orders")
     assert "cannot be read" in blocked.reason
+    # Another release may have written it: it is not thrown away for that.
+    assert await store.get(line.entry(1)) is not None
     assert await office.inboxes.release("orders", "a")
     await until(lambda: story.handled["a"] == ["a1", "a3"])
+
+
+async def test_a_message_that_could_not_be_read_is_handled_when_its_key_is_released_and_it_can(
+    office: Office, story: Story, store: MemoryStateStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = asyncio.Event()
+
+    async def held(envelope: MessageEnvelope) -> Verdict:
+        await gate.wait()
+        return Ack()
+
+    story.answer = held
+    await office.get("a1", "a2", "a3")
+    where = LineId("orders", "default", "a").entry(1)
+    written = await store.get(where)
+    assert written is not None
+    await store.put(where, b"what only a newer release reads")
+    gate.set()
+    await until(lambda: "an inbox is blocked" in caplog.text and not office.inboxes._inboxes["orders"]._tasks)
+    await store.put(where, written.value)
+    assert await office.inboxes.release("orders", "a")
+    await until(lambda: story.handled["a"] == ["a1", "a2", "a3"])
 
 
 # -- copies, bounds, what is left
@@ -359,6 +447,50 @@ async def test_handled_ids_are_remembered_as_long_as_the_subscription_says(
     clock.advance(1)
     await office.get("a1")
     await until(lambda: len(story.done) == 2)
+
+
+async def test_the_order_of_a_subscription_says_how_many_wait_and_how_long_a_lease_is(
+    open_office: OpenOffice, story: Story, store: MemoryStateStore
+) -> None:
+    story.answer = _dead("a1")
+    order_of_its_own = Ordered(by="correlation", lease=7, scan=0.01, most=2)
+    office = await open_office(subscription=ordered(ordered=order_of_its_own), lease=None, scan_every=None)
+    await office.consume()
+    lease = await store.acquire_lease(key_of("host", "lease", "inbox-reader", "orders"), owner="office-0", ttl=7)
+    now_ms = await store.now_ms()
+    assert lease is not None
+    assert lease.until_ms == now_ms + 7000
+    other = await store.acquire_lease(key_of("host", "lease", "inbox-reader", "orders"), owner="another", ttl=7)
+    assert other is None, "this process does not read"
+    assert isinstance(office.reader, Reader)
+    assert office.reader._seconds == 7
+    verdicts = await office.get("a1", "a2", "a3")
+    assert [type(one) for one in verdicts] == [Ack, Ack, Retry]
+    await until(lambda: story.begun["a"] == ["a1"] and not office.inboxes._inboxes["orders"]._tasks)
+    assert await BlockedKeys(store).release("orders", "a")
+    await until(lambda: story.done == ["a2"], 5)  # without a word to this process: by its scan
+
+
+async def test_long_scans_take_no_more_than_a_share_of_the_time(
+    office: Office, store: MemoryStateStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = office.inboxes._inboxes["orders"]
+    listed: list[float] = []
+    now_ms = store.now_ms
+
+    async def slow() -> int:
+        listed.append(clock.monotonic())
+        clock.advance(3)
+        return await now_ms()
+
+    monkeypatch.setattr(store, "now_ms", slow)
+    begun = clock.monotonic()
+    while clock.monotonic() < begun + 100:
+        await inbox.scan_in_turn()
+        clock.advance(1)
+    assert len(listed) == 4
+    await office.inboxes.scan()
+    assert len(listed) == 5, "who asks for a scan gets one"
 
 
 async def test_a_full_inbox_hands_back_without_costing_an_attempt(open_office: OpenOffice, story: Story) -> None:

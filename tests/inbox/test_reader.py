@@ -14,6 +14,7 @@ from rockbot.inbox import BlockedKeys
 from rockbot.inbox.reader import Reader
 from rockbot.state.memory import MemoryStateStore
 from rockbot.state.ports import StateStore, StateUnavailable
+from rockbot_messaging.errors import Closed
 from rockbot_messaging.memory import MemoryBroker
 from rockbot_messaging.testing import FakeClock
 from rockbot_messaging.verdicts import Ack, DeadLetter
@@ -91,6 +92,81 @@ async def test_a_reader_without_its_store_stops_when_its_lease_may_be_somebody_e
     await reader.look()
     assert reader.reading
     await reader.stop(timeout=1)
+
+
+async def test_a_reader_that_lost_the_broker_leaves_the_queue_to_one_that_has_it(
+    open_office: OpenOffice, story: Story
+) -> None:
+    first, second = await open_office(), await open_office()
+    one, two = await _read(first), await _read(second)
+    one._connected = lambda: False
+    await one.look()
+    assert not one.reading
+    await two.look()
+    assert two.reading, "a process without a broker keeps the lease of reading"
+    await second.bus.publisher.publish(order("a1"))
+    await until(lambda: story.done == ["a1"])
+    one._connected = lambda: True
+    await one.look()
+    assert not one.reading
+    await two.stop(timeout=1)
+    await one.look()
+    assert one.reading
+    await one.stop(timeout=1)
+
+
+async def test_a_reader_that_may_not_consume_leaves_the_queue_to_one_that_may(
+    open_office: OpenOffice, store: MemoryStateStore, clock: FakeClock
+) -> None:
+    first, second = await open_office(), await open_office()
+    await first.bus.close()
+    with pytest.raises(Closed):
+        await _read(first)
+    heir = await _read(second)
+    assert heir.reading
+    await heir.stop(timeout=1)
+
+
+async def test_a_reader_goes_on_asking_after_an_error_that_nobody_foresaw(
+    open_office: OpenOffice, store: MemoryStateStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    office = await open_office(lease=0.03)
+    reader = await _read(office)
+    problems = ["a library is broken"]
+
+    def health() -> bool:
+        if problems:
+            raise RuntimeError(problems.pop())
+        asked.set()
+        return True
+
+    asked = asyncio.Event()
+    reader._connected = health
+    async with asyncio.timeout(10):
+        await asked.wait()
+    assert "a library is broken" in caplog.text
+    await reader.stop(timeout=1)
+
+
+async def test_what_a_closing_process_cannot_store_goes_back_in_its_order(
+    open_office: OpenOffice, store: MemoryStateStore, story: Story
+) -> None:
+    fails = Fails(store)
+    first, second = await open_office(store=fails), await open_office()
+    one = await _read(first)
+    fails.away = True
+    for name in ("a1", "a2"):
+        await second.bus.publisher.publish(order(name))
+    await until(lambda: fails.refused)
+    closing = asyncio.ensure_future(first.inboxes.close(timeout=0))
+    assert await one.stop(timeout=1.5) == 2
+    await closing
+    await second.bus.publisher.publish(order("a3"))
+    await store.release_lease(await store.acquire_lease(one._name, owner=one._owner, ttl=1))
+    two = await _read(second)
+    await until(lambda: len(story.done) == 3)
+    assert story.done == ["a1", "a2", "a3"]
+    await two.stop(timeout=1)
 
 
 async def test_what_is_published_in_order_is_handled_in_order_while_processes_die(

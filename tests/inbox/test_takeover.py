@@ -455,9 +455,10 @@ async def test_orders_are_kept_over_rabbitmq_with_cut_connections_and_a_dead_rea
     reader, helper = offices
     publisher = await harness.connect()
 
+    illegible = {"key-3:5"}  # however often it is begun: its process may die before the letter is stored
+
     def answer(one: MessageEnvelope) -> Verdict:
-        first = story.begun["key-3"].count("key-3:5") == 1
-        return DeadLetter(reason="no") if one.message_id == "key-3:5" and first else Ack()
+        return DeadLetter(reason="no") if one.message_id in illegible else Ack()
 
     story.answer = answer
     names: dict[str, list[str]] = {}
@@ -481,6 +482,7 @@ async def test_orders_are_kept_over_rabbitmq_with_cut_connections_and_a_dead_rea
             await asyncio.sleep(0.05)
         while not await helper.inboxes.blocked("orders"):
             await asyncio.sleep(0.05)
+    illegible.clear()
     await helper.bus.dead_letters.replay("orders", "key-3:5")
     await until(lambda: len(set(story.done)) == 240, 40)
     await helper.close()

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from letters.scene import BILLS, Scene, done, first_step
 
+from rockbot.letters.index import LetterIndex
 from rockbot.letters.models import LetterFilter, ReplayOptions
 from rockbot.operators.faults import InvalidRequest
-from rockbot_messaging.envelope import ReturnAddress
-from rockbot_messaging.errors import LetterNotFound
-from rockbot_messaging.letters import Letter
+from rockbot_messaging.envelope import MessageEnvelope, ReturnAddress
+from rockbot_messaging.errors import LetterNotFound, LettersBusy
+from rockbot_messaging.letters import Failure, Letter
 from rockbot_messaging.measures import Names
 from rockbot_messaging.memory import MemoryBus
 from rockbot_messaging.subscriptions import WorkSubscription
@@ -316,3 +317,42 @@ async def test_two_services_replay_the_same_letters_once(scene: Scene) -> None:
     assert sum(last.worked for last in both) == 300
     recorder = await scene.consume()
     assert len(await recorder.wait_for(300)) == 300
+
+
+async def test_letters_from_a_host_whose_clock_is_ahead_are_worked_like_others(scene: Scene) -> None:
+    await scene.bury("letter-now")
+    for number in range(2):
+        message = MessageEnvelope(topic="order.new", body=b"{}", message_id=f"letter-ahead-{number}", type="")
+        at_ms = scene.clock.now_ms() + 86_400_000 * number + 1
+        failure = Failure(reason="bad", queue="orders", topic=message.topic, at_ms=at_ms)
+        await scene.bus.dead_letters.bury("orders", message, failure)
+    await scene.rows()
+    last = await _replay(scene, queue="orders", ids=("letter-ahead-0",))
+    assert last.worked == 1
+    last = await _replay(scene, queue="orders")
+    assert (last.worked, last.total) == (2, 2)
+
+
+async def test_who_is_at_work_is_told_and_whoever_is_refused_takes_nobodys_mark_away(scene: Scene) -> None:
+    index = LetterIndex(scene.store)
+    said = await index.working("orders", "replay by ada")
+    with pytest.raises(LettersBusy, match=r"^taken\. At work there: replay by ada$"):
+        async with index.telling_who_works("orders"):
+            raise LettersBusy("taken")
+    mine = await index.working("orders", "discard by bob")
+    await index.done("orders", said)
+    assert await index.at_work("orders") == "discard by bob"
+    await index.done("orders", mine)
+    assert await index.at_work("orders") is None
+
+
+async def test_a_discarded_letters_row_says_whence_when_and_why(scene: Scene) -> None:
+    await scene.bury("letter-1")
+    (before,) = await scene.rows()
+    await done(scene.desk.discard(LetterFilter(queue="orders"), reason="too old", actor="me"))
+    (row,) = (await scene.desk.find(LetterFilter(queue="discarded"))).letters
+    assert (row.discarded_from, row.discarded_ms, row.discarded_reason) == ("orders", scene.clock.now_ms(), "too old")
+    assert (row.queue, row.group) == ("discarded", before.group), "a group stays a group when it is put away"
+    await done(scene.desk.restore(LetterFilter(group=before.group), actor="me"))
+    (row,) = await scene.rows()
+    assert (row.discarded_from, row.discarded_ms, row.discarded_reason) == ("", None, "")

@@ -447,3 +447,22 @@ def test_a_repeated_call_that_expires_again_ends_the_task() -> None:
     play.expire(play.call())
     assert play.responses[0].status == "expired"
     play.check()
+
+
+def test_a_call_whose_arguments_cannot_be_read_is_answered_and_not_made() -> None:
+    play = Play()
+    play.ask()
+    reply = calls("add", "look")
+    first, second = reply.message.tool_calls
+    parts = (first.model_copy(update={"arguments": {}, "problem": "the arguments are no valid JSON"}), second)
+    play.answer(reply.model_copy(update={"message": Message(role="assistant", parts=parts)}))
+    assert [command.event.tool for command in play.open.values() if isinstance(command.event, ToolInvoke)] == ["look"]
+    play.answer(result("7"), to="look")
+    told, found = play.requests[-1].messages[-1].parts
+    assert told == ToolResultPart(
+        call_id="t0",
+        parts=(TextPart(text="the tool was not called: the arguments are no valid JSON"),),
+        is_error=True,
+    )
+    assert found == ToolResultPart(call_id="t1", parts=(TextPart(text="7"),))
+    play.check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import AsyncIterator
 
 import pytest
@@ -187,6 +188,59 @@ async def test_a_probe_that_raises_costs_no_attempt_either(bench: Bench) -> None
     assert isinstance(verdict, Retry)
     assert (verdict.counted, verdict.error_type) == (False, "OSError")
     assert bench.out
+
+
+@pytest.mark.parametrize(
+    ("problem", "counted"),
+    [
+        (ValueError("no amount"), True),
+        (KeyError("amount"), True),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), True),
+        (RuntimeError("who knows"), False),
+        (TimeoutError("slow"), False),
+        (ssl.SSLCertVerificationError("expired"), False),  # an OSError and a ValueError
+    ],
+)
+async def test_a_probe_costs_an_attempt_only_when_its_error_speaks_of_the_message(
+    bench: Bench, problem: Exception, counted: bool
+) -> None:
+    await bench.fail()
+    bench.clock.advance(1)
+    bench.answer = problem
+    verdict = await bench.deliver()
+    assert isinstance(verdict, Retry)
+    assert verdict.counted is counted
+    assert bench.out
+    assert bench.regulation.outages()[0].probe_in == 2.0, "it did not count as a failed probe"
+
+
+@pytest.mark.parametrize(("problem", "dead"), [(ValueError("no amount"), True), (ConnectionError("away"), False)])
+async def test_bad_messages_alone_on_a_quiet_subscription_are_dead_within_an_hour_and_an_outage_kills_none(
+    problem: Exception, dead: bool
+) -> None:
+    bench = Bench(OutageGuard())
+    bench.answer = problem
+    policy = RetryPolicy(max_attempts=5)
+    waiting = [envelope(number) for number in range(10)]
+    buried: list[str] = []
+    until_ms = bench.clock.now_ms() + 3_600_000
+    while waiting and bench.clock.now_ms() < until_ms:
+        now_ms = bench.clock.now_ms()
+        ready = [message for message in waiting if message.due_ms is None or message.due_ms <= now_ms]
+        waiting = [message for message in waiting if message not in ready]
+        tasks = [start(bench.handle(message)) for message in ready]
+        await settle()
+        while not all(task.done() for task in tasks):
+            bench.clock.advance(1)
+            await settle()
+        for message, task in zip(ready, tasks, strict=True):
+            outcome = decide(message, task.result(), policy, queue="q", now_ms=bench.clock.now_ms())
+            if isinstance(outcome, Delay):
+                waiting.append(outcome.envelope)
+            else:
+                buried.append(message.message_id)
+        bench.clock.advance(1)
+    assert len(buried) == (10 if dead else 0)
 
 
 async def test_while_one_probes_the_others_wait_and_go_on_at_once_after_its_success(bench: Bench) -> None:

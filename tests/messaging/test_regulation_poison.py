@@ -15,7 +15,7 @@ from rockbot.state.ports import StateUnavailable
 from rockbot.state.sqlite import SqliteStateStore
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.measures import Counters, Names
-from rockbot_messaging.regulation import Regulation, StartMarks
+from rockbot_messaging.regulation import Regulation, StartMarks, poison
 from rockbot_messaging.subscriptions import WorkSubscription
 from rockbot_messaging.testing import FakeClock
 from rockbot_messaging.verdicts import Ack, DeadLetter, Retry, Verdict
@@ -236,3 +236,28 @@ async def test_a_mark_vanishes_by_itself() -> None:
     assert await marks.begun("work", "m", tenant="default") == 2
     clock.advance(2)
     assert await marks.begun("work", "m", tenant="default") == 0
+
+
+async def test_a_suspect_does_not_wait_for_another_one_until_the_broker_takes_it_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(poison, "_SUSPECT_WAIT", 0.05)
+    store = MemoryStateStore(FakeClock())
+    await store.open()
+    bench = Bench(store)
+    for name in ("one", "two"):
+        await bench.marks.begin("work", name, tenant="default")
+    bench.gate.clear()
+    one, two = (
+        MessageEnvelope(topic="t", body=b"", message_id=name, type="", redelivered=True, returns=1)
+        for name in ("one", "two")
+    )
+    first = start(bench.handle(one))
+    await settle()
+    verdict = await bench.handle(two)
+    assert isinstance(verdict, Retry)
+    assert not verdict.counted
+    assert await bench.marks.begun("work", "two", tenant="default") == 1, "it was not begun"
+    bench.gate.set()
+    assert await first == Ack()
+    assert await bench.handle(two) == Ack()

@@ -15,7 +15,7 @@ from rockbot_messaging.retries import RetryPolicy
 from rockbot_messaging.subscriptions import WorkSubscription
 from rockbot_messaging.testing import FakeClock, Recorder, SequenceIds
 from rockbot_messaging.testing.harness import buried, message, pass_time_until
-from rockbot_messaging.trust import Role, Roles, trusting_bus
+from rockbot_messaging.trust import Protected, Role, Roles, Trust, trusting_bus
 from rockbot_messaging.verdicts import Retry
 
 _USERS: dict[str, Role] = {"h": "host", "w": "worker", "o": "operator", "p": "publisher"}
@@ -107,6 +107,39 @@ async def test_a_refusal_is_not_told_to_the_address_that_the_stranger_chose(stag
     await stage.receiver.publisher.publish(marker)
     await victim.wait_for(1)
     assert victim.ids == [marker.message_id]
+
+
+async def test_a_type_of_running_work_under_the_topic_of_a_task_is_refused() -> None:
+    stage = Stage()
+    inner = await stage.sender("h")
+    trust = Trust(Roles(_USERS), ["inner.#"], is_inner=lambda name: name == "ours.result", measures=stage.measures)
+    stage.receiver = LayeredBus(inner, (trust,), clock=stage.clock)
+    try:
+        await stage.receiver.subscriber.subscribe(_WORK, stage.taker)
+        await (await stage.sender("p")).publish(message("open.task", type="ours.result"))
+        (letter,) = await buried(stage.receiver, "work", 1)
+        assert "'ours.result'" in letter.failure.reason
+        await (await stage.sender("p")).publish(message("open.task", type="ours.task"))
+        await (await stage.sender("w")).publish(message("open.task", type="ours.result"))
+        await stage.taker.wait_for(2)
+    finally:
+        await stage.close()
+
+
+def test_a_rule_without_topics_covers_no_type_either_and_inner_topics_are_for_the_rule_to_say() -> None:
+    envelope = message("inner.step", type="ours.result")
+    is_inner = "ours.result".__eq__
+    assert not Protected((), is_inner=is_inner).covers(envelope, _WORK)
+    assert not Protected(("open.#",), is_inner=is_inner, inner=("inner.#",)).covers(envelope, _WORK)
+    assert Protected(("other.#",), is_inner=is_inner, inner=("inner.#",)).covers(
+        envelope.replace(topic="open.a"), _WORK
+    )
+
+
+def test_a_type_on_a_topic_of_its_own_is_covered_all_the_same_in_a_queue_that_does_not_ask_for_it() -> None:
+    rule = Protected(("other.#",), is_inner="ours.result".__eq__, inner=("inner.#", "elsewhere.#"))
+    assert not rule.covers(message("inner.step", type="ours.result"), _WORK)
+    assert rule.covers(message("elsewhere.step", type="ours.result"), _WORK)
 
 
 async def test_an_operator_may_send_on_what_was_refused(stage: Stage) -> None:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Final
 
@@ -18,13 +15,6 @@ MISSING: Final = (
     "or ROCKBOT_TEST_DOCKER=1 where a Docker engine answers"
 )
 START_SECONDS: Final = 90.0
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def installation() -> Path | None:
@@ -65,26 +55,3 @@ def greets(port: int) -> bool:
         peer.sendall(b"AMQP\x00\x00\x09\x01")
         return bool(peer.recv(1))
     return False
-
-
-def launch(command: list[str], *, env: dict[str, str], cwd: Path, console: Path) -> subprocess.Popen[bytes]:
-    """Start a server in a process group of its own that ends with this process, also when that is killed."""
-    with console.open("ab") as output:
-        return subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("guard.py")), *command],
-            env=env,
-            cwd=cwd,
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to everything that `launch` started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    if process.stdin is not None:
-        process.stdin.close()

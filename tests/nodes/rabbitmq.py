@@ -19,7 +19,8 @@ from typing import Any, final
 
 import pytest
 
-from .erlang import MISSING, START_SECONDS, free_port, greets, installation, kill, launch, listens, port_mapper
+from .erlang import MISSING, START_SECONDS, greets, installation, listens, port_mapper
+from .launching import free_port, kill, launch
 
 
 @final

@@ -222,6 +222,7 @@ async def test_a_broker_that_cannot_be_reached_is_left_to_whoever_opens_the_bus(
 def test_the_longest_handler_decides_how_long_a_delivery_may_last() -> None:
     assert handler_seconds(load({})) == 600
     assert handler_seconds(load({"anthropic": {"timeout_seconds": 1200}})) == 1200
+    assert handler_seconds(load({"providers": {"ollama": {"timeout_seconds": 1300}}})) == 1300
     assert handler_seconds(load({"scripts": {"max_wall_seconds": 4000}})) == 4000
 
 

@@ -61,11 +61,35 @@ async def _leader(cluster: RabbitCluster, queue: str) -> ClusterMember:
                 return member
 
 
-async def _publishing(bus: RabbitBus, sent: list[str], stop: asyncio.Event) -> None:
-    while not stop.is_set():
-        batch = [message("job.one") for _ in range(20)]
-        await bus.publisher.publish_many(batch)
-        sent += [one.message_id for one in batch]
+class _Stream:
+    """Publishes as fast as it is confirmed, until it is told to stop."""
+
+    def __init__(self, bus: RabbitBus) -> None:
+        self.sent: list[str] = []
+        self._bus = bus
+        self._stop = asyncio.Event()
+        self._task = asyncio.create_task(self._publish())
+
+    async def _publish(self) -> None:
+        while not self._stop.is_set():
+            batch = [message("job.one") for _ in range(20)]
+            await self._bus.publisher.publish_many(batch)
+            self.sent += [one.message_id for one in batch]
+
+    async def until(self, what: str, condition: Callable[[], bool]) -> None:
+        """Wait for `condition` while publishing goes on, and tell how long it took."""
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        await _until(lambda: condition() or self._task.done())
+        if self._task.done():
+            await self._task
+        print(f"{what} after {loop.time() - since:.1f} s")
+
+    async def stop(self) -> set[str]:
+        """End it; returns the ids of everything that was confirmed."""
+        self._stop.set()
+        await self._task
+        return set(self.sent)
 
 
 @pytest.mark.parametrize("whose", ["the leader", "the member we are connected to"])
@@ -75,21 +99,18 @@ async def test_consuming_and_publishing_go_on_when_a_member_dies(
     bus = await harness.connect()
     consumer = _Consumer()
     await bus.subscriber.subscribe(_WORK, consumer)
-    sent: list[str] = []
-    stop = asyncio.Event()
-    publishing = asyncio.create_task(_publishing(bus, sent, stop))
-    await _until(lambda: len(consumer.seen) > 100)
+    stream = _Stream(bus)
+    await stream.until("the first hundred", lambda: len(consumer.seen) > 100)
     if whose == "the leader":
         victim = await _leader(cluster, f"{harness.namespace}.work")
     else:
         victim = next(member for member in cluster.members if f":{member.port}" in bus.health().detail)
     await asyncio.to_thread(victim.kill)
     before = len(consumer.seen)
-    await _until(lambda: len(consumer.seen) > before + 200)
-    await _until(lambda: bus.health().connected and not bus.health().idle_seconds)
-    stop.set()
-    await publishing
-    await _until(lambda: set(sent) <= consumer.seen)
+    await stream.until(f"{whose} dead, 200 more handled", lambda: len(consumer.seen) > before + 200)
+    await stream.until("everything connected", lambda: bus.health().connected and not bus.health().idle_seconds)
+    sent = await stream.stop()
+    await _until(lambda: sent <= consumer.seen)
 
 
 async def test_a_restart_of_every_member_one_after_another_loses_nothing(
@@ -98,14 +119,14 @@ async def test_a_restart_of_every_member_one_after_another_loses_nothing(
     bus = await harness.connect()
     consumer = _Consumer()
     await bus.subscriber.subscribe(_WORK, consumer)
-    sent: list[str] = []
-    stop = asyncio.Event()
-    publishing = asyncio.create_task(_publishing(bus, sent, stop))
+    stream = _Stream(bus)
     for member in cluster.members:
-        seen = len(consumer.seen)
         await asyncio.to_thread(member.kill)
         await asyncio.to_thread(cluster.restart, member)
-        await _until(lambda seen=seen: len(consumer.seen) > seen + 100)  # type: ignore[misc]
-    stop.set()
-    await publishing
-    await _until(lambda: set(sent) <= consumer.seen)
+        seen = len(consumer.seen)
+        await stream.until(
+            f"{member.name} is back, 100 more handled",
+            lambda seen=seen: len(consumer.seen) > seen + 100 and not bus.health().idle_seconds,  # type: ignore[misc]
+        )
+    sent = await stream.stop()
+    await _until(lambda: sent <= consumer.seen)

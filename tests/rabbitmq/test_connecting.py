@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+from typing import Any
 
 import pytest
 from nodes.rabbitmq import RabbitNode
@@ -18,9 +20,10 @@ from rockbot_messaging.testing.harness import message
 _PUBLIC = Door.PUBLIC
 
 
-def _bus(url: str, **changes: object) -> RabbitBus:
-    settings = RabbitSettings(url=url, connect_timeout=1, reconnect_interval=0.1, **changes)  # type: ignore[arg-type]
-    return RabbitBus(settings, SystemClock(), RandomIds())
+def _bus(url: str, **changes: Any) -> RabbitBus:
+    settings = RabbitSettings(url=url, **{"connect_timeout": 1, "reconnect_interval": 0.1, **changes})
+    # Of several members the first one is tried first.
+    return RabbitBus(settings, SystemClock(), RandomIds(), chance=lambda: 0.0)
 
 
 def _free_port() -> int:
@@ -65,6 +68,77 @@ async def test_a_server_that_speaks_something_else_is_reported() -> None:
         await bus.open()
     await bus.close()
     server.close()
+
+
+async def test_what_was_half_opened_is_not_left_to_the_garbage_collector() -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(8)
+        writer.close()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(1000):
+            pass
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    silent = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    started: list[str] = []
+    loop = asyncio.get_running_loop()
+    gc.disable()
+    try:
+        for listener in (server, silent):
+            bus = _bus(f"amqp://guest:guest@127.0.0.1:{listener.sockets[0].getsockname()[1]}/")
+            opening = asyncio.create_task(bus.open())
+            await asyncio.wait([opening], timeout=0.3)
+            opening.cancel()
+            await asyncio.wait([opening])
+            await bus.close()
+        del bus, opening
+
+        def note(loop: asyncio.AbstractEventLoop, coroutine: Any, **_: Any) -> asyncio.Task[Any]:
+            started.append(coroutine.__qualname__)
+            return asyncio.Task(coroutine, loop=loop)
+
+        loop.set_task_factory(note)
+        gc.collect()
+    finally:
+        loop.set_task_factory(None)
+        gc.enable()
+        server.close()
+        silent.close()
+    assert not started
+
+
+async def test_when_no_member_can_be_reached_each_is_told_with_its_reason() -> None:
+    ports = _free_port(), _free_port()
+    bus = _bus(f"amqp://someone:s3cret@127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}/")
+    with pytest.raises(BrokerUnreachable) as caught:
+        await bus.open()
+    text = str(caught.value)
+    assert text.startswith(f"RabbitMQ at 127.0.0.1:{ports[0]}, 127.0.0.1:{ports[1]} (virtual host '/')")
+    for port in ports:
+        assert f"127.0.0.1:{port}: " in text.partition("cannot be used")[2]
+    assert "s3cret" not in text
+    await bus.close()
+
+
+@pytest.mark.rabbitmq
+async def test_a_member_whose_name_is_not_known_or_that_is_silent_is_passed_over(rabbit_node: RabbitNode) -> None:
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(1000):
+            pass
+        writer.close()
+
+    silent = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    for first in ("no-such-member.invalid", f"127.0.0.1:{port}", f"127.0.0.1:{_free_port()}"):
+        bus = _bus(f"amqp://guest:guest@{first},127.0.0.1:{rabbit_node.port}/", connect_timeout=20)
+        await bus.open()
+        health = bus.health()
+        assert health.connected
+        assert health.detail.startswith(f"RabbitMQ at 127.0.0.1:{rabbit_node.port}, virtual host")
+        await bus.close()
+    silent.close()
 
 
 @pytest.mark.rabbitmq

@@ -7,7 +7,7 @@ import base64
 import hashlib
 import re
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import aio_pika
@@ -28,14 +28,14 @@ from rockbot_messaging import (
 )
 from rockbot_messaging.clock import RandomIds, SystemClock
 from rockbot_messaging.errors import BrokerUnreachable, NotConfirmed, Unroutable
-from rockbot_messaging.letters import UNROUTED
+from rockbot_messaging.letters import DISCARDED, UNROUTED, Erase, Fate, Keep, Letter, Restore
 from rockbot_messaging.rabbitmq import RabbitBus, RabbitSettings
 from rockbot_messaging.rabbitmq.definitions import User, definitions
 from rockbot_messaging.rabbitmq.roles import NOTHING, Role, host, operator, publisher, topic_regex, worker
 from rockbot_messaging.rabbitmq.topology import Names, Topology
 from rockbot_messaging.retries import Fixed, RetryPolicy
 from rockbot_messaging.testing import Recorder
-from rockbot_messaging.testing.harness import message
+from rockbot_messaging.testing.harness import buried, message
 
 _NAMES = Names("roles")
 _AGENT = WorkSubscription(
@@ -300,6 +300,49 @@ async def test_an_operator_asks_and_works_dead_letters(broker: _Broker) -> None:
     own = await bus.subscriber.subscribe(WatchSubscription(name="ask", patterns=("agent.status.a",)), answers)
     await bus.publisher.publish(message("agent.task.a").replace(reply_to=own.address))
     await answers.wait_for(1)
+
+
+@pytest.mark.rabbitmq
+async def test_an_operator_walks_restores_buries_and_looks_at_what_was_discarded(broker: _Broker) -> None:
+    host_bus, bus = await broker.bus("host"), await broker.bus("operator", subscriptions=("agent.a",))
+    worked = Recorder([DeadLetter(reason="one"), DeadLetter(reason="two")])
+    await host_bus.subscriber.subscribe(_AGENT, worked)
+    for _ in range(2):
+        await host_bus.publisher.publish(message("agent.task.a"))
+    async with asyncio.timeout(20):
+        letters = await buried(bus, "agent.a", 2)
+        await bus.dead_letters.discard("agent.a", letters[0].id, reason="seen")
+        (put_away,) = await bus.dead_letters.letters(DISCARDED)
+        assert put_away.id == letters[0].id
+
+        async def restore(found: Sequence[Letter]) -> Sequence[Fate]:
+            return [Restore() for _ in found]
+
+        assert (await bus.dead_letters.walk(DISCARDED, restore)).refusals == 0
+
+        async def erase(found: Sequence[Letter]) -> Sequence[Fate]:
+            return [Erase() for _ in found]
+
+        assert (await bus.dead_letters.walk("agent.a", erase)).refusals == 0
+        await bus.dead_letters.bury("agent.a", letters[0].envelope, letters[0].failure)
+        (again,) = await buried(bus, "agent.a", 1)
+        assert again.id == letters[0].id
+
+
+@pytest.mark.rabbitmq
+async def test_a_host_walks_its_letters_for_the_index(broker: _Broker) -> None:
+    bus = await broker.bus("host", subscriptions=("agent.a",))
+    await bus.subscriber.subscribe(_AGENT, Recorder([DeadLetter(reason="one")]))
+    await bus.publisher.publish(message("agent.task.a"))
+    (letter,) = await buried(bus, "agent.a", 1)
+
+    async def keep(found: Sequence[Letter]) -> Sequence[Fate]:
+        return [Keep() for _ in found]
+
+    walked = await bus.dead_letters.walk("agent.a", keep)
+    assert (walked.kept, walked.refusals) == (1, 0)
+    await bus.dead_letters.bury("agent.a", letter.envelope, letter.failure)
+    await buried(bus, "agent.a", 2)
 
 
 @pytest.mark.rabbitmq

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import aclosing
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from rockbot_messaging.measures import Names
 from rockbot_messaging.retries import RetryPolicy
 from rockbot_messaging.subscriptions import WorkSubscription
 from rockbot_messaging.testing import Recorder
-from rockbot_messaging.testing.harness import buried, message
+from rockbot_messaging.testing.harness import buried, depth, message
 from rockbot_messaging.trust import Roles, trusting_bus
 from rockbot_messaging.verdicts import Retry
 
@@ -76,5 +77,49 @@ async def test_a_host_with_every_layer_answers_a_large_task_and_refuses_a_forged
             (letter,) = await buried(container.bus(), "agent.assistant", 1)
             assert "untrusted" in letter.failure.reason
             assert container.measures().value(Names.UNTRUSTED, cause="role_untrusted") == 1
+    finally:
+        await host.close()
+
+
+async def test_a_host_takes_from_a_stranger_no_result_under_the_topic_of_a_task_and_answers_into_no_queue_of_its_own(
+    harness: RabbitHarness, tmp_path: Path
+) -> None:
+    user = harness.features.user_id
+    settings = Settings.model_validate(
+        {
+            "broker_url": harness.url,
+            "state_url": f"sqlite:///{tmp_path / 'state.db'}",
+            "namespace": harness.namespace,
+            "handlers": ("logging", "deadline", "agent", "llm"),
+            "trust": {"users": {user: "host"}, "enforce": True},
+        }
+    )
+    container = compose_host(settings)
+    host = container.host()
+    await host.start()
+    try:
+        task = topics.task("assistant")
+        structured = {
+            "specversion": "1.0",
+            "id": "by-cloudevent",
+            "source": "/shop",
+            "type": "rockbot.timer.due",
+            "data": {"timer_id": "t", "purpose": "deadline", "due_ms": 1},
+        }
+        await harness.publish_foreign(
+            task, json.dumps(structured).encode(), content_type="application/cloudevents+json"
+        )
+        binary = {"cloudEvents_specversion": "1.0", "cloudEvents_id": "b", "cloudEvents_source": "/shop"}
+        await harness.publish_foreign(
+            task, b"{}", message_id="b", headers={**binary, "cloudEvents_type": "rockbot.llm.request"}
+        )
+        (one, two) = await buried(container.bus(), "agent.assistant", 2)
+        assert {one.failure.error_type, two.failure.error_type} == {"Untrusted"}
+        for queue in ("agent.assistant", "agent.assistant.dlq", "unrouted"):
+            address = f"{harness.namespace}.{queue}"
+            await harness.publish_foreign(task, b'{"input": "hello"}', message_id=queue, reply_to=address)
+        letters = await buried(container.bus(), "agent.assistant", 5)
+        assert [letter.failure.error_type for letter in letters[2:]] == ["ForeignReplyTo"] * 3
+        assert await depth(container.bus(), "unrouted") == 0
     finally:
         await host.close()

@@ -7,22 +7,18 @@ the request with its headers.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping
-from email.utils import parsedate_to_datetime
+from collections.abc import Callable
 from typing import Final
 
 import anthropic
 import httpx2
 
 from rockbot.llm import LlmError, LlmPermanent, LlmThrottled, LlmTransient, LlmUnknownOutcome
+from rockbot_handlers.llm.waiting import THROTTLE_SECONDS, retry_after
 
-__all__ = ["NO_MESSAGE", "SDK_ERRORS", "THROTTLE_SECONDS", "retry_after", "translate"]
+__all__ = ["NO_MESSAGE", "SDK_ERRORS", "translate"]
 
 _Clean = Callable[[str], str]
-
-#: Seconds to wait when the API is throttling and does not say how long.
-THROTTLE_SECONDS: Final = 5.0
 
 #: Everything the SDK raises of its own accord or lets through; what is not among them is a defect and passes as it is.
 SDK_ERRORS: Final = (anthropic.AnthropicError, httpx2.HTTPError, httpx2.InvalidURL, json.JSONDecodeError)
@@ -43,25 +39,6 @@ _BAD_ADDRESS: Final = (httpx2.UnsupportedProtocol, httpx2.InvalidURL)
 def translate(exc: Exception, *, secret: str) -> LlmError:
     """One of the four errors for an exception of the SDK; `secret` is blotted out of the text."""
     return _translated(exc, lambda text: " ".join(text.replace(secret, "***").split())[:_MAX_TEXT])
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that ``retry-after-ms`` or ``retry-after`` (RFC 9110, section 10.2.3) ask to wait, if they make sense.
-
-    A date is compared with the answer's own ``date``, so that the clocks need not agree.
-    """
-    for name, scale in (("retry-after-ms", 1000), ("retry-after", 1)):
-        try:
-            seconds = float(headers[name]) / scale
-        except (KeyError, ValueError):
-            continue
-        if math.isfinite(seconds) and seconds >= 0:
-            return seconds
-    try:
-        wait = parsedate_to_datetime(headers["retry-after"]) - parsedate_to_datetime(headers["date"])
-    except (KeyError, ValueError, TypeError):
-        return None
-    return max(0.0, wait.total_seconds())
 
 
 def _translated(exc: Exception, clean: _Clean) -> LlmError:

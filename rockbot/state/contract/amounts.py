@@ -56,6 +56,33 @@ class AmountCases(StoreCases):
         await store.settle("a", 9)
         assert (await _reserve(store, 1, "b")).taken == 3
 
+    async def test_of_many_that_settle_a_call_together_one_counts(self, store: StateStore, other: StateStore) -> None:
+        await _reserve(store, 6, "a")
+        await asyncio.gather(*((store, other)[n % 2].settle("a", 2) for n in range(20)))
+        assert (await _reserve(store, 1, "b")).taken == 3
+
+    async def test_reserving_again_keeps_the_amount_for_longer(
+        self, stores: StoresUnderTest, store: StateStore
+    ) -> None:
+        await _reserve(store, 10, "a")
+        await stores.advance(50)
+        assert (await _reserve(store, 10, "a")).granted
+        await stores.advance(50)
+        assert not (await _reserve(store, 1, "b")).granted
+        await stores.advance(10)
+        assert (await _reserve(store, 1, "b")).granted
+
+    async def test_a_reservation_outlives_whoever_made_it(self, stores: StoresUnderTest, store: StateStore) -> None:
+        if not stores.durable:
+            return
+        await _reserve(store, 10, "a")
+        await store.close()
+        again = await stores.open()
+        assert not (await _reserve(again, 1, "b")).granted
+        await again.settle("a", 4)
+        assert (await _reserve(again, 1, "b")).taken == 5
+        await again.close()
+
     async def test_more_may_be_used_than_was_reserved(self, store: StateStore) -> None:
         await _reserve(store, 1, "a")
         await store.settle("a", 25)

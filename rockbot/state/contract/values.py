@@ -172,6 +172,17 @@ class ValueCases(StoreCases):
         assert listed == [name.encode() for name in names]
         assert sizes == [10, 10, 5]
 
+    async def test_pages_step_over_values_whose_time_is_over(self, stores: StoresUnderTest, store: StateStore) -> None:
+        names = [f"n{number:02}" for number in range(24)]
+        for number, name in enumerate(names):
+            await store.put(key("acme", "thing", name), name.encode(), ttl=None if number % 12 == 0 else 5)
+        await stores.advance(5)
+        first = await store.list(prefix("acme", "thing"), limit=1)
+        assert [entry.value for entry in first.entries] == [b"n00"]
+        assert first.next is not None
+        rest = await store.list(prefix("acme", "thing"), after=first.next, limit=1)
+        assert ([entry.value for entry in rest.entries], rest.next) == ([b"n12"], None)
+
     async def test_a_full_last_page_says_that_it_is_the_last(self, store: StateStore) -> None:
         for name in "abcd":
             await store.put(key("acme", "thing", name), b"")
