@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -82,6 +83,9 @@ async def prune(
     Needs broker.management_url. What holds messages is listed with how to work them. Exits with 6 when something is left.
     """
     from rockbot.operators.faults import ExitCode
+    from rockbot_messaging.rabbitmq.applying import LEFT_ALONE
+    from rockbot_messaging.rabbitmq.topology import Names
+    from rockbot_messaging.rabbitmq.ways import emptied
 
     async with _access(call) as access:
         if await access.management() is None:
@@ -101,8 +105,12 @@ async def prune(
             done = [item async for item in access.prune(idle)]
         # The broker's books are some seconds old: what they did not have before they have now.
         held = [step for step in _unneeded(await access.plan()) if step.messages or step.consumers]
+        # So old that what was left alone just now may still be missing from them.
+        told = {step.name for step in held}
+        names = Names(access.settings.namespace)
+        left = [item.step for item in done if item.error.startswith(LEFT_ALONE) and item.step.name not in told]
     _told(call, done, empty="nothing to delete", word="deleted")
-    _ways(call, held)
+    _ways(call, [*held, *(dataclasses.replace(step, way=emptied(names, step.name)) for step in left)])
     for step in held:
         call.screen.say(f"left alone: {step.name}: {step.reason}", "warn")
     return ExitCode.PROBLEMS if held or any(item.error for item in done) else ExitCode.OK

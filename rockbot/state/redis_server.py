@@ -157,7 +157,7 @@ class RedisServer:
 
     async def _check(self, client: Redis) -> None:
         shown = self._address.shown
-        facts = await client.info("server", "replication", "cluster")
+        facts = await client.info()
         if facts.get("cluster_enabled"):
             raise StateUnavailable(
                 f"state store {shown} is a Redis cluster; use a single server, with replicas or without"
@@ -183,8 +183,10 @@ class RedisServer:
 async def _doubts(client: Redis) -> tuple[str, ...]:
     """Which settings let the server lose what it acknowledged."""
     wanted = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+    found: dict[str | None, str | None] = {}
     try:
-        found = await client.config_get(*wanted)
+        for name in wanted:  # several at once are understood from 7.0 on
+            found |= await client.config_get(name)
     except ResponseError:
         return ("its settings cannot be read (CONFIG GET is not allowed)",)
     return tuple(

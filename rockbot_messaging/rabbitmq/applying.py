@@ -26,12 +26,16 @@ from rockbot_messaging.rabbitmq.planning import Mark, Plan, Step
 from rockbot_messaging.rabbitmq.policies import Policy
 from rockbot_messaging.rabbitmq.topology import Binding, Exchange, Queue, Topology
 
-__all__ = ["COUNTING_ROUND", "Done", "apply", "prune"]
+__all__ = ["COUNTING_ROUND", "LEFT_ALONE", "Done", "apply", "prune"]
 
 _TIMEOUT: Final = 30.0
 
 #: Seconds between two counts of a queue that are surely not the same count (a quorum queue counts every 5 s).
 COUNTING_ROUND: Final = 6.0
+
+
+#: What the error of a queue begins with that holds something, or that somebody uses.
+LEFT_ALONE: Final = "left alone"
 
 
 @final
@@ -73,7 +77,7 @@ async def prune(
     idle: list[Step] = []
     for step in queues:
         if busy := await _busy(session, management, step.name):
-            yield Done(step=step, error=f"left alone: {busy}")
+            yield Done(step=step, error=f"{LEFT_ALONE}: {busy}")
             continue
         taken[step.name] = [binding for binding in bindings if binding.queue == step.name]
         error = ""
@@ -89,7 +93,7 @@ async def prune(
     for step in idle:
         if busy := await _busy(session, management, step.name):
             await _put_back(session, taken[step.name])
-            yield Done(step=step, error=f"left alone: {busy}")
+            yield Done(step=step, error=f"{LEFT_ALONE}: {busy}")
         else:
             yield await _tried(step, _delete(session, step.name))
     for step in steps:

@@ -164,7 +164,8 @@ class RabbitDeadLetters:
                 # While the broker stores these, the next ones are read; who decides sees them when these are done with.
                 carrying = asyncio.create_task(self._carry_out_all(look, shown, letters, fates, tally))
                 try:
-                    shown, letters = await self._take(look, name, batch)
+                    # Whatever is cancelled in the middle of a call closes the channel, and with it what is in hand.
+                    shown, letters = await finished(self._take(look, name, batch))
                 finally:
                     await finished(_end_of(carrying))
         return tally.walked()

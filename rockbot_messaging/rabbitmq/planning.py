@@ -292,7 +292,7 @@ def _surplus(names: Names, wanted: Topology, found: Found) -> Iterable[Step]:
             name=name,
             reason=_orphan(there),
             subject=Queue(name, there.arguments or {}),
-            way=emptied(names, name, there),
+            way=emptied(names, name) if there.messages else (),
             messages=there.messages,
             consumers=there.consumers,
         )

@@ -52,10 +52,8 @@ def anew(names: Names, queue: str, there: FoundQueue, vhost: str) -> tuple[str, 
     return (empty, stop, move, f"when it holds nothing: {delete}", "rockbot topology apply")
 
 
-def emptied(names: Names, name: str, there: FoundQueue) -> tuple[str, ...]:
+def emptied(names: Names, name: str) -> tuple[str, ...]:
     """How the messages of a queue that nobody needs are worked."""
-    if not there.messages:
-        return ()
     if name.endswith(".dlq"):
         subscription = names.subscription_of(name)
         return (

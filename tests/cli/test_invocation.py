@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from cli.conftest import Ran
 
+from rockbot.cli.invocation import Invocation
+
 Alone = Callable[..., Ran]
 
 #: What no start may load: libraries of single commands and of the host.
@@ -180,3 +182,11 @@ def test_a_reader_that_stops_reading_is_no_error() -> None:
         f"{sys.executable} -m rockbot.cli config show | true", shell=True, capture_output=True, text=True, timeout=60
     )
     assert done.stderr == ""
+
+
+def test_a_command_that_is_to_be_typed_again_shows_the_state_without_its_password() -> None:
+    call = Invocation()
+    call.take({"socket": Path("run.sock"), "state": "postgresql://me:canary@db:5432/rockbot"})
+    assert "canary" not in call.address_flags
+    assert "--socket run.sock" in call.address_flags
+    assert "@db:5432/rockbot" in call.address_flags

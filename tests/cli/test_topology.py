@@ -171,7 +171,7 @@ def test_export_for_a_release_needs_no_broker(alone: Callable[..., Ran], monkeyp
     assert ran.code == 0
     document = json.loads(ran.out)
     limits = {queue["name"]: queue["arguments"]["x-delivery-limit"] for queue in document["queues"]}
-    assert limits["rockbot.agent.assistant.dlq"] == -1
+    assert limits["rockbot.agent.assistant.dlq"] == 1_000_000
     assert _CANARY not in ran.out + ran.err
 
 

@@ -236,7 +236,7 @@ def test_importing_the_events_loads_nothing_heavier_than_pydantic() -> None:
     )
     heavy = {
         "aio_pika", "aiormq", "pamqp", "anthropic", "openai", "wasmtime", "fastapi", "starlette", "uvicorn", "httpx2",
-        "typer", "rich", "dependency_injector", "pydantic_settings", "redis", "sqlalchemy", "kubernetes", "sqlite3",
+        "typer", "rich", "dependency_injector", "pydantic_settings", "redis", "asyncpg", "kubernetes", "sqlite3",
         "asyncio", "rockbot_handlers", "rockbot_scripts",
     }  # fmt: skip
     assert not loaded & heavy

@@ -75,7 +75,10 @@ async def test_a_state_file_that_cannot_be_used_is_said_with_its_reason(tmp_path
     await _says(tmp_path, f"--state sqlite:///letter.db {up}", 1, "letter.db", "not a SQLite database")
     await _says(tmp_path, f"--state sqlite:///. {up}", 1, "cannot be opened")
     await _says(tmp_path, f"--state sqlite:////proc/none/state.db {up}", 1, "/proc/none")
-    await _says(tmp_path, f"--state redis://u:s3cret@h {up}", 3, "'redis' is not supported")
+    await _says(tmp_path, f"--state mysql://u:s3cret@h {up}", 3, "'mysql' is not supported")
+    closed = f"127.0.0.1:{free_port()}"
+    await _says(tmp_path, f"--state redis://u:s3cret@{closed} {up}", 1, closed)
+    await _says(tmp_path, f"--state postgresql://u:s3cret@{closed}/db {up}", 1, closed)
     assert (tmp_path / "letter.db").read_text() == "Dear database, " * 100
 
 

@@ -175,7 +175,7 @@ async def test_a_broker_short_of_memory_fails(site: _Site) -> None:
 
 
 @pytest.mark.rabbitmq
-@pytest.mark.parametrize("address", [f"http://guest:{_CANARY}@127.0.0.1:{free_port()}", f"htp://guest:{_CANARY}@host"])
+@pytest.mark.parametrize("address", [f"http://guest:{_CANARY}@127.0.0.1:1", f"htp://guest:{_CANARY}@host"])
 async def test_a_management_interface_that_cannot_be_used_is_a_warning_and_the_rest_is_checked(
     site: _Site, caplog: pytest.LogCaptureFixture, address: str
 ) -> None:

@@ -215,6 +215,14 @@ async def test_a_server_that_may_lose_what_it_acknowledged_is_called_lossy(caplo
     assert PASSWORD not in told.getMessage()
 
 
+async def test_a_server_whose_settings_may_not_be_read_is_doubted_and_used(redis_node, admin, own):
+    await admin.execute_command("ACL", "SETUSER", "limited", "on", ">word", "~*", "+@all", "-config")
+    store = await opened(f"redis://limited:word@127.0.0.1:{redis_node.port}/0?prefix={own}")
+    assert store.doubts == ("its settings cannot be read (CONFIG GET is not allowed)",)
+    assert await store.put(K, b"x") == 1
+    await store.close()
+
+
 async def test_a_cluster_is_refused():
     node = RedisNode(cluster_enabled="yes", cluster_port=str(free_port()))
     try:

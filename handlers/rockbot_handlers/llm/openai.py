@@ -96,7 +96,7 @@ class OpenAiClient:
                 raise self._errors.translate(exc) from None
             response = self._ended(exc, request)
         else:
-            if False:
+            if not assembly.finished:
                 raise self._errors.unfinished()
             response = self._response(assembly.whole(), request, call_id)
         yield response
