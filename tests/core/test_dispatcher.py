@@ -247,6 +247,7 @@ def test_every_error_of_messaging_has_a_row_of_its_own_or_is_known_not_to() -> N
         "CallRefused",
         "LetterNotFound",
         "LettersBusy",
+        "ManagementRefused",
         "ProviderMissing",
         "TopologyMismatch",
         "Undecodable",
