@@ -120,7 +120,7 @@ class Storm:
         """End every host and connection that is still there."""
         for host in self._hosts:
             if host.returncode is None:
-                host.send_signal(signal.SIGTERM)
+                os.kill(host.pid, signal.SIGTERM)
         for host in self._hosts:
             try:
                 async with asyncio.timeout(20):
@@ -206,7 +206,7 @@ class Storm:
 
     async def _cut_host(self) -> None:
         self.ledger.accidents["host's connections cut"] += 1
-        self.random.choice([host for host in self._hosts if host.returncode is None]).send_signal(signal.SIGUSR1)
+        os.kill(self.random.choice([host for host in self._hosts if host.returncode is None]).pid, signal.SIGUSR1)
 
     async def _cut_publisher(self) -> None:
         self.ledger.accidents["publisher's connections cut"] += 1

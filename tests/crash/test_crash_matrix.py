@@ -58,7 +58,7 @@ async def _run(config: Path, kill_at: int, mode: str) -> int:
             async for line in process.stdout:
                 if line.strip() == b"answered" and not told and process.returncode is None:
                     told = True
-                    process.send_signal(signal.SIGTERM)
+                    os.kill(process.pid, signal.SIGTERM)
             return await process.wait()
     finally:
         if process.returncode is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections import Counter
@@ -47,7 +48,7 @@ async def _run_until_done(arguments: list[str], bus: RabbitBus, handled: int, de
                     letters = await bus.dead_letters.letters(WORK.name, limit=1000)
                     done = {str(note["handled"]) for note in _noted(trace) if "handled" in note}
                     if len(letters) >= dead and len(done) >= handled:
-                        process.send_signal(signal.SIGTERM)
+                        os.kill(process.pid, signal.SIGTERM)
                         await dying
                         return ends
                     await asyncio.wait([dying], timeout=0.05)

@@ -49,7 +49,7 @@ async def running(
         rest.cancel()
     finally:
         if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
+            os.kill(process.pid, signal.SIGTERM)
             try:
                 async with asyncio.timeout(40):
                     await process.wait()

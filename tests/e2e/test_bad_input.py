@@ -29,7 +29,7 @@ from rockbot.processes import Embedded, compose_host
 from rockbot.settings import HostSettings, Settings
 from rockbot_messaging.clock import RandomIds, SystemClock
 from rockbot_messaging.envelope import MessageEnvelope, ReturnAddress
-from rockbot_messaging.errors import BodyTooLarge
+from rockbot_messaging.errors import BodyTooLarge, HeadersTooLarge
 from rockbot_messaging.letters import Letter
 from rockbot_messaging.subscriptions import WatchSubscription
 from rockbot_messaging.verdicts import Ack, Verdict
@@ -314,7 +314,7 @@ async def test_what_amqp_cannot_carry_is_a_wrong_request(foreign: Foreign) -> No
     for fields in wrong:
         with pytest.raises(InvalidRequest, match="cannot be sent"):
             await foreign.operator.publish(TASK, OK, **fields)
-    with pytest.raises(BodyTooLarge, match="bytes of headers"):
+    with pytest.raises(HeadersTooLarge, match="bytes, the limit is 65536"):
         await foreign.operator.publish(TASK, OK, headers={"n": "x" * 1_000_000})
 
 

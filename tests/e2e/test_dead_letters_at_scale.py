@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import signal
 from pathlib import Path
@@ -92,7 +93,7 @@ async def test_a_replay_that_is_killed_again_and_again_loses_nothing_and_sells_n
             while process.poll() is None and shop.arrived < target:
                 await asyncio.sleep(0.002)
             if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
+                os.kill(process.pid, signal.SIGKILL)
                 killed += 1
             await asyncio.to_thread(process.wait)
         finished = await shop.run("--json", "dlq", "replay", "orders", "--all", timeout=600)

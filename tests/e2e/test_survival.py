@@ -83,7 +83,7 @@ async def test_a_turn_goes_on_after_host_and_scripts_were_ended_in_its_middle(
         await ask("slow", SLOW)
         await _begun(tmp_path)
         for process in first:
-            process.send_signal(number)
+            os.kill(process.pid, number)
         async with asyncio.timeout(30):
             codes = [await process.wait() for process in first]
         assert codes == [0 if number == signal.SIGTERM else -signal.SIGKILL] * 2
@@ -180,7 +180,7 @@ async def test_an_embedded_host_that_was_killed_goes_on_with_what_it_had_accepte
         assert "42" in out
         code, _, err = await rockbot(["up", "--once"], env=env, cwd=tmp_path)
         assert code == 1 and "another" in err
-        second.send_signal(signal.SIGTERM)
+        os.kill(second.pid, signal.SIGTERM)
         async with asyncio.timeout(30):
             assert await second.wait() == 0
     with sqlite3.connect(tmp_path / "state.db") as file:

@@ -69,7 +69,7 @@ class Storm:
     async def close(self) -> None:
         for host in self._hosts:
             if host.returncode is None:
-                host.send_signal(signal.SIGTERM)
+                os.kill(host.pid, signal.SIGTERM)
         for host in self._hosts:
             try:
                 async with asyncio.timeout(20):
@@ -114,10 +114,10 @@ class Storm:
             self.accidents[what] += 1
             host = self.pick.choice(self._hosts)
             if what == "cut":
-                host.send_signal(signal.SIGUSR1)
+                os.kill(host.pid, signal.SIGUSR1)
                 continue
             self._hosts.remove(host)
-            host.send_signal(signal.SIGKILL if what == "killed" else signal.SIGTERM)
+            os.kill(host.pid, signal.SIGKILL if what == "killed" else signal.SIGTERM)
             async with asyncio.timeout(20):
                 await host.wait()
             await self.start_host()
