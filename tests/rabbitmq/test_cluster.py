@@ -10,6 +10,7 @@ from nodes.cluster import ClusterMember, RabbitCluster
 from rabbitmq.harness import RabbitHarness
 
 from rockbot_messaging import Ack, MessageEnvelope, Verdict, WorkSubscription
+from rockbot_messaging.errors import NotConfirmed
 from rockbot_messaging.rabbitmq import RabbitBus
 from rockbot_messaging.testing.harness import message
 
@@ -73,7 +74,13 @@ class _Stream:
     async def _publish(self) -> None:
         while not self._stop.is_set():
             batch = [message("job.one") for _ in range(20)]
-            await self._bus.publisher.publish_many(batch)
+            stored = False
+            while not stored:
+                try:
+                    await self._bus.publisher.publish_many(batch)
+                    stored = True
+                except NotConfirmed:
+                    pass  # a queue may be without a leader for long: publish again, with the same ids
             self.sent += [one.message_id for one in batch]
 
     async def until(self, what: str, condition: Callable[[], bool]) -> None:
