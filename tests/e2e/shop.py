@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import resource
 import subprocess
 import time
@@ -165,7 +166,7 @@ class Shop:
                 stdout=to_out,
                 stderr=to_err,
             )
-            usage, status = _reap(process, timeout)
+            usage, status, megabytes = _reap(process, timeout)
         seconds = time.perf_counter() - started
         return Ran(
             code=os.waitstatus_to_exitcode(status),
@@ -173,7 +174,7 @@ class Shop:
             err=err.read_text(),
             seconds=seconds,
             cpu=usage.ru_utime + usage.ru_stime,
-            megabytes=usage.ru_maxrss / 1024,
+            megabytes=megabytes,
         )
 
     def arrivals(self) -> Counter[str]:
@@ -201,19 +202,30 @@ class Shop:
         return found
 
 
-def _reap(process: subprocess.Popen[bytes], timeout: float) -> tuple[resource.struct_rusage, int]:
-    """What the process used, itself alone, and its status."""
+def _reap(process: subprocess.Popen[bytes], timeout: float) -> tuple[resource.struct_rusage, int, float]:
+    """What the process used, itself alone, its status, and its largest resident size in megabytes.
+
+    The size is read while it runs: ``ru_maxrss`` counts that of the process it was forked from, too.
+    """
     deadline = time.monotonic() + timeout
+    largest = 0.0
     while True:
+        largest = max(largest, _resident(process.pid))
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             process.returncode = os.waitstatus_to_exitcode(status)
-            return usage, status
+            return usage, status, largest
         if time.monotonic() > deadline:
             process.kill()
             process.wait()
             raise AssertionError(f"{process.args} took longer than {timeout} s")
         time.sleep(0.005)
+
+
+def _resident(pid: int) -> float:
+    """The largest resident size a process had so far, in megabytes; 0 once it has ended."""
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(found[1]) / 1024 if found else 0.0
 
 
 def install(site: Path, name: str, source: str) -> Path:
