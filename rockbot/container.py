@@ -29,6 +29,7 @@ from rockbot.state.ledger import StateLedger
 from rockbot.state.marks import StateStartMarks
 from rockbot.state.ports import StateStore
 from rockbot.subscribing import adjusted, check_names
+from rockbot_messaging.canceling import RunningCalls
 from rockbot_messaging.clock import Clock, IdSource, RandomIds, SystemClock
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.ledger import ResultLedger
@@ -214,6 +215,7 @@ class HostContainer(containers.DeclarativeContainer):
     ledger: providers.Singleton[Any] = providers.Singleton(StateLedger, store)
     measures: providers.Singleton[Any] = providers.Singleton(Counters)
     toolbox = providers.Singleton(Toolbox)
+    running = providers.Singleton(RunningCalls)
     services = providers.Singleton(
         Services,
         settings=settings,
@@ -224,6 +226,7 @@ class HostContainer(containers.DeclarativeContainer):
         owner=owner,
         tools=toolbox,
         measures=measures,
+        running=running,
     )
     #: One provider per plug-in, in the order of the setting `handlers`; filled by `compose`.
     parts = providers.List()

@@ -16,6 +16,7 @@ from rockbot.events.tools import ToolSpec
 from rockbot.handler import EventHandler
 from rockbot.settings import Settings
 from rockbot.state.ports import StateStore
+from rockbot_messaging.canceling import RunningCalls
 from rockbot_messaging.clock import Clock, IdSource
 from rockbot_messaging.ledger import ResultLedger
 from rockbot_messaging.measures import NO_MEASURES, Measures
@@ -44,6 +45,7 @@ class Services:
     """What the host gives to plug-ins. `owner` names this process in claims and leases.
 
     `tools` returns every tool that the plug-ins of this host contribute; it is complete once all of them were built.
+    `running` is where calls that can be cancelled are registered: give it to `LedgeredCalls`.
     """
 
     settings: Settings
@@ -54,6 +56,7 @@ class Services:
     owner: str
     tools: Callable[[], tuple[ToolSpec, ...]]
     measures: Measures = NO_MEASURES
+    running: RunningCalls = field(default_factory=RunningCalls)
 
     @property
     def roles(self) -> Roles:

@@ -10,6 +10,8 @@ __all__ = [
     "INTERNAL",
     "LANES",
     "Lane",
+    "approval_decision",
+    "approval_request",
     "is_inner_type",
     "llm_request",
     "response",
@@ -30,6 +32,7 @@ LANES: Final[tuple[Lane, ...]] = ("interactive", "delegated", "scheduled")
 #: What belongs to running work: commands to our workers, their results, and timers. Nobody else has to send these.
 INTERNAL: Final = (
     "agent.step.#",
+    "approval.#",
     "llm.request.#",
     "script.invoke.#",
     "timer.due.#",
@@ -38,7 +41,9 @@ INTERNAL: Final = (
 )
 
 #: Types of ours that anybody may send. Every other one belongs to running work: a type that is added is protected.
-_PUBLIC_TYPES: Final = frozenset({"rockbot.agent.task", "rockbot.agent.response", "rockbot.agent.status"})
+_PUBLIC_TYPES: Final = frozenset(
+    {"rockbot.agent.task", "rockbot.agent.response", "rockbot.agent.status", "rockbot.control.cancel"}
+)
 
 
 def is_inner_type(type_name: str) -> bool:
@@ -64,6 +69,16 @@ def status(agent: str) -> str:
 def step(agent: str) -> str:
     """Return address of an agent's commands: model replies, tool results, stalled steps."""
     return check_topic(f"agent.step.{agent}")
+
+
+def approval_request(agent: str) -> str:
+    """What an agent's turns ask people."""
+    return check_topic(f"approval.request.{agent}")
+
+
+def approval_decision(agent: str) -> str:
+    """What people decided for an agent's turns."""
+    return check_topic(f"approval.decision.{agent}")
 
 
 def timer_due(agent: str) -> str:

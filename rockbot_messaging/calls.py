@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, final
 
+from rockbot_messaging.canceling import RunningCalls
 from rockbot_messaging.errors import MessagingError
 from rockbot_messaging.ledger import Begun, Busy, Finished, Refused, ResultLedger
 
@@ -47,6 +48,7 @@ class LedgeredCalls:
             other error the claim runs out by itself, and the next start is counted as one with an unknown past.
         cancelling_is_harmless: whether work that was cancelled certainly did nothing.
         claim_seconds: how long a claim lasts unless renewed.
+        running: where running calls are found when they are to be stopped (None: nobody stops them but a tombstone).
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class LedgeredCalls:
         harmless: tuple[type[Exception], ...] = (),
         cancelling_is_harmless: bool = False,
         claim_seconds: float = CLAIM_SECONDS,
+        running: RunningCalls | None = None,
     ) -> None:
         self._ledger = ledger
         self._owner = owner
@@ -64,12 +67,16 @@ class LedgeredCalls:
         self._cancelling_is_harmless = cancelling_is_harmless
         self._claim_seconds = claim_seconds
         self._running: set[tuple[str, str]] = set()
+        self._stoppable = running if running is not None else RunningCalls()
 
-    async def run(self, call_id: str, *, tenant: str, work: Callable[[int], Awaitable[bytes]]) -> bytes:
+    async def run(
+        self, call_id: str, *, tenant: str, work: Callable[[int], Awaitable[bytes]], under: Sequence[str | None] = ()
+    ) -> bytes:
         """The result of the call: from the ledger when it is finished, else of `work(starts)`.
 
         `starts` above 1 means that the call was begun before and nobody knows how that ended. The work is cancelled when
-        the call is refused meanwhile.
+        the call is refused meanwhile. `under` are the ids of what it belongs to (root task, cause; None is nothing): what is
+        refused for one of these is refused for the call.
 
         Raises:
             CallBusy: somebody is at it, this process included (a copy of its message arrived).
@@ -80,9 +87,10 @@ class LedgeredCalls:
             # The ledger lets one owner begin again, so a second copy in this process is stopped here.
             raise CallBusy("this call is being made right now", seconds=self._claim_seconds)
         self._running.add((tenant, call_id))
+        above = tuple(dict.fromkeys(each for each in under if each and each != call_id))
         try:
             start = await self._ledger.begin(
-                call_id, tenant=tenant, owner=self._owner, claim_seconds=self._claim_seconds
+                call_id, tenant=tenant, owner=self._owner, claim_seconds=self._claim_seconds, under=above
             )
             match start:
                 case Finished(result):
@@ -92,16 +100,29 @@ class LedgeredCalls:
                 case Refused(reason):
                     raise CallRefused(reason)
                 case Begun(starts):
-                    return await self._work(call_id, tenant, starts, work)
+                    return await self._work(call_id, tenant, starts, work, above)
         finally:
             self._running.discard((tenant, call_id))
 
-    async def _work(self, call_id: str, tenant: str, starts: int, work: Callable[[int], Awaitable[bytes]]) -> bytes:
+    async def _work(
+        self,
+        call_id: str,
+        tenant: str,
+        starts: int,
+        work: Callable[[int], Awaitable[bytes]],
+        under: tuple[str, ...],
+    ) -> bytes:
         task = asyncio.ensure_future(work(starts))
         refused: list[str] = []
-        renewal = asyncio.create_task(self._renew(call_id, tenant, task, refused), name=f"renew claim {call_id}")
+
+        def stop(reason: str) -> None:
+            refused.append(reason)
+            task.cancel()
+
+        renewal = asyncio.create_task(self._renew(call_id, tenant, stop, under), name=f"renew claim {call_id}")
         try:
-            result = await task
+            with self._stoppable.running(call_id, tenant=tenant, under=under, stop=stop):
+                result = await task
         except asyncio.CancelledError:
             here = asyncio.current_task()
             if refused and here is not None and not here.cancelling():
@@ -117,13 +138,13 @@ class LedgeredCalls:
             await asyncio.wait({renewal})
         return await self._ledger.finish(call_id, tenant=tenant, result=result)
 
-    async def _renew(self, call_id: str, tenant: str, task: asyncio.Future[bytes], refused: list[str]) -> None:
-        """Prolong the claim until cancelled; cancels the work when the call was refused meanwhile."""
+    async def _renew(self, call_id: str, tenant: str, stop: Callable[[str], None], under: tuple[str, ...]) -> None:
+        """Prolong the claim until cancelled; stops the work when the call was refused meanwhile."""
         while True:
             await asyncio.sleep(self._claim_seconds / 3)
             try:
                 state = await self._ledger.renew(
-                    call_id, tenant=tenant, owner=self._owner, claim_seconds=self._claim_seconds
+                    call_id, tenant=tenant, owner=self._owner, claim_seconds=self._claim_seconds, under=under
                 )
             except Exception as exc:
                 # The claim guards against double work only; the result is still written by compare-and-set.
@@ -133,6 +154,5 @@ class LedgeredCalls:
                 )
                 continue
             if isinstance(state, Refused):
-                refused.append(state.reason)
-                task.cancel()
+                stop(state.reason)
                 return

@@ -7,6 +7,7 @@ has no end is the interesting one: the worker decides by the nature of the call 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, final
 
@@ -51,17 +52,23 @@ Start = Begun | Busy | Finished | Refused
 class ResultLedger(Protocol):
     """Durable as its provider is; one entry per (tenant, call id), kept for the provider's retention time."""
 
-    async def begin(self, call_id: str, *, tenant: str, owner: str, claim_seconds: float) -> Start:
+    async def begin(
+        self, call_id: str, *, tenant: str, owner: str, claim_seconds: float, under: Sequence[str] = ()
+    ) -> Start:
         """Claim a call for `owner` for so long; the same owner may begin again at any time, which counts as a start.
 
-        A finished or refused call is never claimed again. A claim that ran out may be taken by anybody.
+        A finished or refused call is never claimed again, nor is one that belongs to something refused (`under`: its root
+        task, what caused it). A claim that ran out may be taken by anybody.
         """
         ...
 
-    async def renew(self, call_id: str, *, tenant: str, owner: str, claim_seconds: float) -> Start:
+    async def renew(
+        self, call_id: str, *, tenant: str, owner: str, claim_seconds: float, under: Sequence[str] = ()
+    ) -> Start:
         """Prolong a claim while the work runs; the call does not count as begun once more.
 
-        Anything but `Begun` says that the claim is lost: finished by somebody else, refused, or taken after it ran out.
+        Anything but `Begun` says that the claim is lost: finished by somebody else, refused (also by one of `under`), or taken
+        after it ran out.
         """
         ...
 
@@ -74,5 +81,5 @@ class ResultLedger(Protocol):
         ...
 
     async def refuse(self, call_id: str, *, tenant: str, reason: str) -> None:
-        """Leave a tombstone; does nothing to a finished call."""
+        """Leave a tombstone, also for what is no call but has calls under it; does nothing to a finished call."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from rockbot.events.approvals import ApprovalDecision, ApprovalKind, ApprovalRequest, DecisionKind
 from rockbot.events.content import (
     ContentPart,
     FilePart,
@@ -17,6 +18,7 @@ from rockbot.events.content import (
     ToolResultPart,
     text_of,
 )
+from rockbot.events.control import CancelTask, ControlCancel
 from rockbot.events.event import Event
 from rockbot.events.models import LlmRequest, LlmResponse, StopReason, Usage
 from rockbot.events.registry import EventRegistry, InvalidEvent, UnknownType
@@ -27,7 +29,10 @@ from rockbot.events.tasks import (
     ErrorInfo,
     StatusKind,
     StepExpired,
+    StepRefused,
     StepStalled,
+    TaskLane,
+    TaskMode,
     TaskOutcome,
     TimerDue,
 )
@@ -38,7 +43,13 @@ __all__ = [
     "AgentResponse",
     "AgentStatus",
     "AgentTask",
+    "ApprovalDecision",
+    "ApprovalKind",
+    "ApprovalRequest",
+    "CancelTask",
     "ContentPart",
+    "ControlCancel",
+    "DecisionKind",
     "ErrorInfo",
     "Event",
     "EventRegistry",
@@ -52,8 +63,11 @@ __all__ = [
     "MessagePart",
     "StatusKind",
     "StepExpired",
+    "StepRefused",
     "StepStalled",
     "StopReason",
+    "TaskLane",
+    "TaskMode",
     "TaskOutcome",
     "TextPart",
     "ThinkingPart",
@@ -75,6 +89,11 @@ HOST_EVENTS: Final[tuple[type[Event], ...]] = (
     AgentStatus,
     StepStalled,
     StepExpired,
+    StepRefused,
+    CancelTask,
+    ControlCancel,
+    ApprovalRequest,
+    ApprovalDecision,
     LlmRequest,
     LlmResponse,
     ToolInvoke,

@@ -19,20 +19,43 @@ __all__ = [
     "ErrorInfo",
     "StatusKind",
     "StepExpired",
+    "StepRefused",
     "StepStalled",
+    "TaskLane",
+    "TaskMode",
     "TaskOutcome",
     "TimerDue",
 ]
 
 TaskOutcome = Literal["completed", "failed", "canceled", "expired"]
-StatusKind = Literal["accepted", "queued", "model_call", "model_reply", "tool_call", "tool_result", "stalled", "ended"]
+#: What becomes of a task that arrives while another one runs in its conversation.
+TaskMode = Literal["steer", "queue", "interrupt"]
+TaskLane = Literal["interactive", "delegated", "scheduled"]
+StatusKind = Literal[
+    "accepted",
+    "queued",
+    "steered",
+    "model_call",
+    "model_reply",
+    "tool_call",
+    "tool_result",
+    "approval",
+    "question",
+    "decided",
+    "limit",
+    "compacting",
+    "stalled",
+    "ended",
+]
 
 
 class AgentTask(Event):
     """Ask an agent. ``{"input": "..."}`` is a whole task.
 
     `conversation_id` continues a conversation (an envelope's conversation goes before it); `timeout_seconds` bounds the
-    task when the envelope has no deadline.
+    task when the envelope has no deadline. `mode` says what happens when the conversation is busy (None: the agent's setting
+    `when_busy`): join the running task, wait for its end, or end it. `user` is whose limits count, `lane` how urgent its model
+    calls are.
     """
 
     type_name: ClassVar[str] = "rockbot.agent.task"
@@ -41,6 +64,9 @@ class AgentTask(Event):
     input: str | tuple[ContentPart, ...] = Field(min_length=1)
     conversation_id: str | None = Field(default=None, min_length=1, max_length=200)
     timeout_seconds: float | None = Field(default=None, gt=0, le=30 * 86400)
+    mode: TaskMode | None = None
+    user: str = Field(default="", max_length=200)
+    lane: TaskLane = "interactive"
 
     @property
     def parts(self) -> tuple[ContentPart, ...]:
@@ -58,7 +84,11 @@ class ErrorInfo(BaseModel):
 
 
 class AgentResponse(Event):
-    """The one terminal event of a task. `stop_reason` is how the model's last reply ended: by itself, or cut short."""
+    """The one terminal event of a task. `stop_reason` is how the model's last reply ended: by itself, or cut short.
+
+    `answered_by` is the task whose turn gave the answer when this one joined it (empty: its own). `cost` is the money its
+    model calls took, in the currency of the price table; None when a price is not known.
+    """
 
     type_name: ClassVar[str] = "rockbot.agent.response"
     topics: ClassVar[tuple[str, ...]] = ("agent.response.*",)
@@ -75,6 +105,8 @@ class AgentResponse(Event):
     model_calls: int = 0
     tool_calls: int = 0
     usage: Usage = Usage()
+    cost: float | None = None
+    answered_by: str = ""
 
 
 class AgentStatus(Event):
@@ -109,6 +141,22 @@ class StepExpired(Event):
     type_name: ClassVar[str] = "rockbot.agent.step-expired"
 
     message_id: str
+
+
+class StepRefused(Event):
+    """A command was not begun because a limit forbids it; the answer of a worker that keeps one.
+
+    `limit` names it, `code` and `message` are what the task's answer says. `permanent` false means that the same command
+    may be allowed later (the limit of a day).
+    """
+
+    type_name: ClassVar[str] = "rockbot.agent.step.refused"
+
+    message_id: str
+    code: str = "limit"
+    message: str
+    limit: str = ""
+    permanent: bool = True
 
 
 class TimerDue(Event):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,7 +16,12 @@ class ToolSpec(BaseModel):
     """A tool as models and agents see it.
 
     `toolset` is the topic word of the workers that run it. `idempotent` means that calling twice with the same arguments
-    does no more than calling once. `timeout_seconds` bounds one call.
+    does no more than calling once. `timeout_seconds` bounds one call at its worker; `deadline_seconds` is how long the turn
+    waits for the answer, waiting for a worker included (None: as long as the turn may take). `needs_approval` has a
+    person asked before each call. `on_exhausted` says what follows when the message of a call becomes a dead letter: the
+    turn stands still until the letter is sent on, or the model is told that the call failed. `max_concurrency` is how many
+    calls one worker process makes at a time, `output_limit` how many characters of a result are told to the model; None
+    leaves both to the worker.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -28,6 +33,11 @@ class ToolSpec(BaseModel):
     idempotent: bool = False
     read_only: bool = False
     timeout_seconds: float = 60.0
+    deadline_seconds: float | None = None
+    needs_approval: bool = False
+    on_exhausted: Literal["stall", "tell_model"] = "stall"
+    max_concurrency: int | None = None
+    output_limit: int | None = None
 
 
 class ToolInvoke(Event):

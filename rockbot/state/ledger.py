@@ -7,6 +7,7 @@ has written to them for the retention time; until then a call that is delivered 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Final, Literal, final
 
@@ -54,21 +55,34 @@ class StateLedger:
         self._store = store
         self._retention = retention_seconds
 
-    async def begin(self, call_id: str, *, tenant: str, owner: str, claim_seconds: float) -> Start:
+    async def begin(
+        self, call_id: str, *, tenant: str, owner: str, claim_seconds: float, under: Sequence[str] = ()
+    ) -> Start:
         """Claim a call. `starts` also counts earlier claims of the same owner, but none that were released.
 
         Raises:
             StateUnavailable: the store cannot say or write.
         """
-        return await self._claim(call_key(tenant, call_id), owner, claim_seconds, renewal=False)
+        refused = await self._refused(tenant, under)
+        return refused or await self._claim(call_key(tenant, call_id), owner, claim_seconds, renewal=False)
 
-    async def renew(self, call_id: str, *, tenant: str, owner: str, claim_seconds: float) -> Start:
+    async def renew(
+        self, call_id: str, *, tenant: str, owner: str, claim_seconds: float, under: Sequence[str] = ()
+    ) -> Start:
         """Prolong `owner`'s claim; a claim that ran out and that nobody took is prolonged too.
 
         Raises:
             StateUnavailable: the store cannot say or write.
         """
-        return await self._claim(call_key(tenant, call_id), owner, claim_seconds, renewal=True)
+        refused = await self._refused(tenant, under)
+        return refused or await self._claim(call_key(tenant, call_id), owner, claim_seconds, renewal=True)
+
+    async def _refused(self, tenant: str, under: Sequence[str]) -> Refused | None:
+        for each in under:
+            call = (await self._find(call_key(tenant, each))).call
+            if call.state == "refused":
+                return Refused(call.reason)
+        return None
 
     async def _claim(self, key: Key, owner: str, claim_seconds: float, *, renewal: bool) -> Start:
         while True:

@@ -281,6 +281,7 @@ def test_every_type_of_running_work_is_protected_under_the_topic_of_a_task_and_n
         "rockbot.agent.task",
         "rockbot.agent.response",
         "rockbot.agent.status",
+        "rockbot.control.cancel",
     }
     assert "rockbot.tool.result" in types
 

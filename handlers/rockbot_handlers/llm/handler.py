@@ -16,6 +16,7 @@ from rockbot.events import Event, LlmRequest, LlmResponse
 from rockbot.handler import CallNext
 from rockbot.llm import LlmClient, LlmPermanent, LlmThrottled, LlmTransient, LlmUnknownOutcome
 from rockbot_messaging.calls import CLAIM_SECONDS, CallRefused, LedgeredCalls
+from rockbot_messaging.canceling import RunningCalls
 from rockbot_messaging.ledger import ResultLedger
 
 __all__ = ["LlmHandler"]
@@ -34,6 +35,7 @@ class LlmHandler:
         *,
         owner: str,
         claim_seconds: float = CLAIM_SECONDS,
+        running: RunningCalls | None = None,
     ) -> None:
         self._clients = dict(clients)
         self._calls = LedgeredCalls(
@@ -41,6 +43,7 @@ class LlmHandler:
             owner=owner,
             harmless=(LlmTransient, LlmThrottled, LlmPermanent),
             claim_seconds=claim_seconds,
+            running=running,
         )
 
     @property
@@ -66,7 +69,9 @@ class LlmHandler:
             return response.to_body()
 
         try:
-            body = await self._calls.run(envelope.message_id, tenant=envelope.tenant, work=call)
+            body = await self._calls.run(
+                envelope.message_id, tenant=envelope.tenant, work=call, under=(envelope.root_task_id,)
+            )
         except CallRefused as exc:
             logger.info("model call not made", extra={"call_id": envelope.message_id, "reason": str(exc)})
             return

@@ -41,5 +41,11 @@ def plugin(services: Services) -> Contribution:
     async def close() -> None:
         await asyncio.gather(*(client.close() for client in clients.values()))
 
-    handler = LlmHandler(clients, services.ledger, owner=services.owner, claim_seconds=settings.host.claim_seconds)
+    handler = LlmHandler(
+        clients,
+        services.ledger,
+        owner=services.owner,
+        claim_seconds=settings.host.claim_seconds,
+        running=services.running,
+    )
     return Contribution(links=(Link(Order.WORK, "llm", handler),), subscriptions=subscriptions, close=close)

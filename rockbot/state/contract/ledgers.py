@@ -127,6 +127,20 @@ class LedgerContract:
         await ledgers.first.refuse("call", tenant="acme", reason="canceled")
         assert await _begin(ledgers.first, "a") == Finished(b"x")
 
+    async def test_what_is_refused_for_a_task_is_refused_for_every_call_under_it(
+        self, ledgers: LedgersUnderTest
+    ) -> None:
+        first = ledgers.first
+        under = ("task", "cause")
+        assert await first.begin("call", tenant="acme", owner="a", claim_seconds=60, under=under) == Begun(1)
+        await ledgers.second.refuse("task", tenant="acme", reason="canceled")
+        renewed = await first.renew("call", tenant="acme", owner="a", claim_seconds=60, under=under)
+        assert renewed == Refused("canceled")
+        begun = await ledgers.second.begin("new", tenant="acme", owner="b", claim_seconds=60, under=under)
+        assert begun == Refused("canceled")
+        assert await first.begin("new", tenant="other", owner="b", claim_seconds=60, under=under) == Begun(1)
+        assert await first.begin("free", tenant="acme", owner="b", claim_seconds=60, under=("cause",)) == Begun(1)
+
     async def test_the_first_result_is_the_one_that_counts(self, ledgers: LedgersUnderTest) -> None:
         await _begin(ledgers.first, "a")
         await ledgers.advance(60)
