@@ -69,6 +69,7 @@ class Contributions:
         self.addressed = [
             adjusted(item, settings.subscriptions, consumed=False) for part in parts for item in part.addressed
         ]
+        self.loops = [loop for part in parts for loop in part.loops]
         self.closers = [part.close for part in parts if part.close is not None]
         self._check(toolbox.tools, settings)
         check_names(settings.subscriptions, [*self.addressed, *self.subscriptions])
@@ -198,6 +199,7 @@ def _host(
         owner=owner,
         recorder=recorder,
         scan_letters=(letters.scanner.run_once, settings.letters.scan_seconds),
+        loops=contributions.loops,
         closers=contributions.closers,
     )
 

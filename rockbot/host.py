@@ -10,6 +10,7 @@ from typing import Any, Protocol, final
 
 from rockbot.health import Health, HealthServer
 from rockbot.machines.recovery import OutboxRecovery, TimerSweeper, repeat
+from rockbot.plugins import Loop
 from rockbot.presence import REFRESH_SECONDS, Presence
 from rockbot.receiving import Receiving
 from rockbot.settings import HostSettings
@@ -61,6 +62,7 @@ class Host:
         owner: str,
         recorder: LetterKeeping | None = None,
         scan_letters: tuple[Callable[[], Coroutine[Any, Any, None]], float] | None = None,
+        loops: Sequence[Loop] = (),
         closers: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
     ) -> None:
         self._settings = settings
@@ -73,6 +75,7 @@ class Host:
         self._sweeper = sweeper
         self._recorder = recorder
         self._scan_letters = scan_letters
+        self._contributed = tuple(loops)
         self._closers = tuple(closers)
         self._consumptions: list[Consumption] = []
         self._loops: list[asyncio.Task[None]] = []
@@ -115,6 +118,8 @@ class Host:
         self._repeat("presence", self._presence.run_once, REFRESH_SECONDS)
         if self._scan_letters is not None and self._scan_letters[1] > 0:
             self._repeat("look after dead letters", *self._scan_letters)
+        for loop in self._contributed:
+            self._repeat(loop.name, loop.act, loop.every)
         self.health.started = True
         logger.info("host consumes", extra={"subscriptions": sorted(item.name for item in self.subscriptions)})
 

@@ -23,7 +23,7 @@ from rockbot_messaging.measures import NO_MEASURES, Measures
 from rockbot_messaging.subscriptions import Subscription, WorkSubscription
 from rockbot_messaging.trust import Roles
 
-__all__ = ["ENTRY_POINTS", "Contribution", "Link", "Plugin", "Services", "load_plugins"]
+__all__ = ["ENTRY_POINTS", "Contribution", "Link", "Loop", "Plugin", "Services", "load_plugins"]
 
 #: The extra that brings a package which handlers may need at import.
 _EXTRAS: Final = {
@@ -75,13 +75,23 @@ class Link:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """Something done at the start and then every so many seconds while the host runs; its errors are logged."""
+
+    name: str
+    act: Callable[[], Coroutine[Any, Any, object]]
+    every: float
+
+
+@final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contribution:
     """What a plug-in adds to a host.
 
     `subscriptions` are consumed by this host, `addressed` are other processes' queues that its links send to (they are
-    created when missing, so that a command waits for its worker instead of being unroutable). `close` is awaited when
-    the host has drained.
+    created when missing, so that a command waits for its worker instead of being unroutable). `loops` run as long as the
+    host does; `close` is awaited when it has drained.
     """
 
     links: tuple[Link, ...] = ()
@@ -89,6 +99,7 @@ class Contribution:
     addressed: tuple[WorkSubscription, ...] = ()
     events: tuple[type[Event], ...] = ()
     tools: tuple[ToolSpec, ...] = ()
+    loops: tuple[Loop, ...] = ()
     close: Callable[[], Coroutine[Any, Any, None]] | None = field(default=None)
 
 

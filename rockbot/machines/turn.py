@@ -8,6 +8,7 @@ time in a conversation, later ones wait their turn. Exactly one terminal event l
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, final
 
 from pydantic import ValidationError
@@ -22,11 +23,11 @@ from rockbot.events.tasks import (
     TimerDue,
 )
 from rockbot.events.tools import ToolResult
+from rockbot.machines.agent_snapshot import AgentRef, AgentSnapshot, SnapshotNeeded
 from rockbot.machines.machine import Decision, Input
 from rockbot.machines.turn_messages import return_token, token_parts
 from rockbot.machines.turn_state import (
     RECORDS,
-    AgentSnapshot,
     Conversation,
     Task,
     TurnRecord,
@@ -42,12 +43,26 @@ LONGEST_TASK: Final = 30 * 86_400
 
 @final
 class TurnMachine:
-    """Decides for one conversation. `agent` is the agent that a new task goes to, `conversation_id` the stream's."""
+    """Decides for one conversation. `agent` is the agent that a new task goes to, `conversation_id` the stream's.
 
-    def __init__(self, conversation_id: str, agent: AgentSnapshot, *, default_timeout: float) -> None:
+    `known` are further snapshots by digest, those of tasks that were accepted before. `stored` says that the row of `agent`
+    is known to be in the store: a new task need not write it.
+    """
+
+    def __init__(
+        self,
+        conversation_id: str,
+        agent: AgentSnapshot,
+        *,
+        default_timeout: float,
+        known: Mapping[str, AgentSnapshot] | None = None,
+        stored: bool = False,
+    ) -> None:
         self._conversation_id = conversation_id
         self._agent = agent
         self._default_timeout = default_timeout
+        self._known = {} if known is None else known
+        self._stored = stored
 
     def initial(self) -> Conversation:
         return Conversation()
@@ -79,7 +94,8 @@ class TurnMachine:
         )
 
     def decide(self, state: Conversation, given: Input) -> Decision[TurnRecord]:
-        step = TurnStep(self._conversation_id, state, given)
+        """As in the protocol. Raises `SnapshotNeeded`: give the machine that snapshot, too."""
+        step = TurnStep(self._conversation_id, state, given, self._snapshot)
         match given.event:
             case AgentTask() as task:
                 self._accept(step, task)
@@ -97,16 +113,28 @@ class TurnMachine:
                 step.ignore(other.type_name)
         return step.decision()
 
+    def _snapshot(self, agent: AgentRef | AgentSnapshot) -> AgentSnapshot:
+        if isinstance(agent, AgentSnapshot):
+            return agent
+        if agent.snapshot == self._agent.digest:
+            return self._agent
+        found = self._known.get(agent.snapshot)
+        if found is None:
+            raise SnapshotNeeded(agent)
+        return found
+
     def _accept(self, step: TurnStep, event: AgentTask) -> None:
         given = step.given
         envelope = given.envelope
         timeout_ms = round((event.timeout_seconds or self._default_timeout) * 1000)
         deadline_ms = envelope.deadline_ms if envelope.deadline_ms is not None else given.now_ms + timeout_ms
         deadline_ms = min(deadline_ms, given.now_ms + LONGEST_TASK * 1000)
+        if not self._stored:
+            step.keep(self._agent)
         step.accept(
             Task(
                 id=envelope.message_id,
-                agent=self._agent,
+                agent=self._agent.ref,
                 parts=event.parts,
                 correlation_id=envelope.correlation_id,
                 reply_to=envelope.reply_to,

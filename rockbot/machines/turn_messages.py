@@ -14,9 +14,10 @@ from rockbot.events.content import TextPart
 from rockbot.events.models import LlmRequest, StopReason, Usage
 from rockbot.events.tasks import AgentResponse, AgentStatus, ErrorInfo, StatusKind, TaskOutcome, TimerDue
 from rockbot.events.tools import ToolInvoke
+from rockbot.machines.agent_snapshot import AgentRef
 from rockbot.machines.machine import Command, IndexWrite, TimerRequest
 from rockbot.machines.turn_state import Task, Turn
-from rockbot.state.keys import key, task_key
+from rockbot.state.keys import agent_use_key, key, task_key
 from rockbot_messaging.envelope import ReturnAddress
 
 __all__ = ["TurnMessages", "return_token", "token_parts"]
@@ -138,3 +139,10 @@ class TurnMessages:
         """The row that says where a task belongs and how it is."""
         row = {"conversation_id": self.conversation_id, "agent": task.agent.name, "status": status}
         return IndexWrite(task_key(self.tenant, task.id), json.dumps(row).encode())
+
+    def use(self, task: Task, at_ms: int | None) -> list[IndexWrite]:
+        """The row that keeps the snapshot of a task from `at_ms` on; None lets it go."""
+        if not isinstance(task.agent, AgentRef):
+            return []
+        at = agent_use_key(task.agent.name, task.agent.snapshot, self.tenant, task.id)
+        return [IndexWrite(at, None if at_ms is None else str(at_ms).encode())]

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from rockbot.events.content import ContentPart, Message, TextPart, ToolResultPart
 from rockbot.events.models import StopReason, Usage
 from rockbot.events.tasks import ErrorInfo, TaskOutcome
-from rockbot.events.tools import ToolSpec
+from rockbot.machines.agent_snapshot import AgentRef, AgentSnapshot
 
 __all__ = [
     "RECORDS",
@@ -43,23 +43,11 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class AgentSnapshot(_Frozen):
-    """The agent as it was when the task was accepted; a later change of settings does not touch a running turn."""
-
-    name: str
-    model: str
-    instructions: str
-    tools: tuple[ToolSpec, ...]
-    max_model_calls: int
-    max_output_tokens: int
-    max_waiting: int = 100
-
-
 class Task(_Frozen):
-    """One accepted task: what is asked, by whom, until when."""
+    """One accepted task: what is asked, by whom, until when. Tasks of older releases hold their whole snapshot."""
 
     id: str
-    agent: AgentSnapshot
+    agent: AgentRef | AgentSnapshot
     parts: tuple[ContentPart, ...]
     correlation_id: str | None = None
     reply_to: str | None = None

@@ -6,6 +6,7 @@ Written as one object per input because every record changes what the next line 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Final, final
 
 from rockbot import topics
@@ -14,6 +15,7 @@ from rockbot.events.models import LlmRequest, LlmResponse, StopReason
 from rockbot.events.tasks import ErrorInfo, StatusKind, StepExpired, StepStalled, TaskOutcome, TimerDue
 from rockbot.events.tools import ToolInvoke, ToolResult
 from rockbot.machines import turn_errors
+from rockbot.machines.agent_snapshot import AgentRef, AgentSnapshot, StoredSnapshot
 from rockbot.machines.machine import Command, Decision, IndexWrite, Input, TimerRequest
 from rockbot.machines.turn_answer import shortened
 from rockbot.machines.turn_messages import TurnMessages, token_parts
@@ -38,6 +40,7 @@ from rockbot.machines.turn_state import (
     TurnStarted,
     evolve,
 )
+from rockbot.state.keys import agent_snapshot_key
 from rockbot_messaging.identity import derive_id
 
 __all__ = ["STALL_LIMIT", "TurnStep"]
@@ -50,8 +53,15 @@ STALL_LIMIT: Final = 7 * 86_400
 class TurnStep:
     """One decision in the making: each record is folded in at once, so that what follows sees its effect."""
 
-    def __init__(self, conversation_id: str, state: Conversation, given: Input) -> None:
+    def __init__(
+        self,
+        conversation_id: str,
+        state: Conversation,
+        given: Input,
+        snapshot: Callable[[AgentRef | AgentSnapshot], AgentSnapshot],
+    ) -> None:
         self.given = given
+        self._snapshot = snapshot
         self._messages = TurnMessages(given.envelope.tenant, conversation_id)
         self._state = state
         self._records: list[TurnRecord] = []
@@ -75,14 +85,20 @@ class TurnStep:
 
     # -- inputs -------------------------------------------------------------------------------------------------------
 
+    def keep(self, agent: AgentSnapshot) -> None:
+        """Store the snapshot with this step."""
+        row = StoredSnapshot(stored_ms=self.given.now_ms, agent=agent)
+        self._index.append(IndexWrite(agent_snapshot_key(agent.digest), row.model_dump_json().encode()))
+
     def accept(self, task: Task) -> None:
         self._record(TaskAccepted(task=task))
         self._write_index(task, "accepted")
+        self._index.extend(self._messages.use(task, self.given.now_ms))
         if task.deadline_ms <= self.given.now_ms:
             self._end(task, "expired", error=turn_errors.late_on_arrival())
             return
         waiting = len(self._state.waiting) - 1
-        if self._state.turn is not None and waiting >= task.agent.max_waiting:
+        if self._state.turn is not None and waiting >= self._snapshot(task.agent).max_waiting:
             self._end(task, "failed", error=turn_errors.busy(waiting))
             return
         self._timers.append(self._messages.deadline_timer(task, task.deadline_ms))
@@ -107,8 +123,8 @@ class TurnStep:
         calls = response.message.tool_calls
         text = response.message.text
         error = turn_errors.model_stopped(response.stop_reason, wants_tools=bool(calls))
-        if error is None and calls and turn.model_calls >= task.agent.max_model_calls:
-            error = turn_errors.too_many_calls(task.agent.max_model_calls)
+        if error is None and calls and turn.model_calls >= (most := self._snapshot(task.agent).max_model_calls):
+            error = turn_errors.too_many_calls(most)
         if error is not None:
             self._end(task, "failed", output=text, error=error, stop_reason=response.stop_reason)
         elif calls:
@@ -210,7 +226,7 @@ class TurnStep:
             self._end(task, "failed", error=self._too_large("the request to the model"))
 
     def _call_model(self, task: Task, name: str) -> None:
-        agent = task.agent
+        agent = self._snapshot(task.agent)
         request = LlmRequest(
             model=agent.model,
             system=agent.instructions,
@@ -232,7 +248,7 @@ class TurnStep:
             return
         if text:
             self._signal(task, "model_reply", text)
-        known = {tool.name for tool in task.agent.tools}
+        known = {tool.name for tool in self._snapshot(task.agent).tools}
         calls: list[PendingTool] = []
         for name, asked in all_asked.items():
             call_id = self._id(name)
@@ -246,7 +262,7 @@ class TurnStep:
         self._continue_when_complete()
 
     def _call_tool(self, task: Task, name: str, asked: ToolCallPart) -> None:
-        toolset = next(tool.toolset for tool in task.agent.tools if tool.name == asked.tool)
+        toolset = next(tool.toolset for tool in self._snapshot(task.agent).tools if tool.name == asked.tool)
         invoke = ToolInvoke(tool=asked.tool, arguments=asked.arguments, call_id=asked.call_id)
         self._command(task, name, invoke, topics.tool_invoke(toolset))
         self._signal(task, "tool_call", json.dumps(asked.arguments, ensure_ascii=False), tool=asked.tool)
@@ -284,6 +300,7 @@ class TurnStep:
         self._timers = [timer for timer in self._timers if timer.id != timer_id]
         self._canceled.append(timer_id)
         self._write_index(task, status)
+        self._index.extend(self._messages.use(task, None))
         self._signal(task, "ended", status)
         if mine is not None:
             self._start_next()

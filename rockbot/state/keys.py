@@ -7,10 +7,24 @@ space, and prefixes end at a slash, so that ``a`` never lists ``ab``. Keys are n
 from __future__ import annotations
 
 import re
-from typing import NewType
+from typing import Final, NewType
 from urllib.parse import quote, unquote
 
-__all__ = ["Key", "Prefix", "call_key", "conversation_key", "handled_key", "key", "key_parts", "prefix", "task_key"]
+__all__ = [
+    "AGENT_SNAPSHOTS",
+    "AGENT_USES",
+    "Key",
+    "Prefix",
+    "agent_snapshot_key",
+    "agent_use_key",
+    "call_key",
+    "conversation_key",
+    "handled_key",
+    "key",
+    "key_parts",
+    "prefix",
+    "task_key",
+]
 
 Key = NewType("Key", str)
 Prefix = NewType("Prefix", str)
@@ -67,3 +81,18 @@ def call_key(tenant: str, call_id: str) -> Key:
 def handled_key(tenant: str, subscription: str, message_id: str) -> Key:
     """The mark that a subscription handled a message."""
     return key(tenant, "handled", subscription, message_id)
+
+
+def agent_snapshot_key(digest: str) -> Key:
+    """An agent's snapshot. Configuration belongs to the host, not to a tenant."""
+    return key("host", "agent-snapshot", digest)
+
+
+def agent_use_key(agent: str, digest: str, tenant: str, task_id: str) -> Key:
+    """The row that says that an open task uses a snapshot; it goes when the task ends."""
+    return key("host", "agent-use", agent, digest, tenant, task_id)
+
+
+#: What the keys of all snapshots, and of all uses of them, begin with.
+AGENT_SNAPSHOTS: Final = prefix("host", "agent-snapshot")
+AGENT_USES: Final = prefix("host", "agent-use")

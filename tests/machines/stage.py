@@ -22,9 +22,10 @@ from rockbot.events import (
     ToolResult,
     ToolSpec,
 )
+from rockbot.machines.agent_snapshot import AgentSnapshot
 from rockbot.machines.machine import Command, Decision, Input, TimerRequest, advance, fold
 from rockbot.machines.turn import TurnMachine, return_token
-from rockbot.machines.turn_state import AgentSnapshot, Conversation, TurnRecord
+from rockbot.machines.turn_state import Conversation, TurnRecord
 from rockbot_messaging.envelope import MessageEnvelope, ReturnAddress
 from rockbot_messaging.identity import derive_id
 from rockbot_messaging.testing import FakeClock

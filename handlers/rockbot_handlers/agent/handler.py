@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final, final
 from weakref import WeakValueDictionary
 
+from rockbot.agents.snapshots import Snapshots
 from rockbot.context import Context
 from rockbot.errors import PermanentFailure
 from rockbot.events import (
@@ -25,9 +26,10 @@ from rockbot.events import (
     ToolSpec,
 )
 from rockbot.handler import CallNext
+from rockbot.machines.agent_snapshot import AgentSnapshot, SnapshotNeeded
 from rockbot.machines.engine import Engine
 from rockbot.machines.turn import TurnMachine, token_parts
-from rockbot.machines.turn_state import AgentSnapshot
+from rockbot.machines.turn_state import Conversation, TurnRecord
 from rockbot.settings import AgentSettings, Settings
 from rockbot.state.keys import Key, conversation_key
 from rockbot.state.ports import StateStore
@@ -46,10 +48,17 @@ SUBSCRIPTION_PREFIX: Final = "agent."
 class AgentHandler:
     """Takes the events of agents' own subscriptions; passes on what comes by others."""
 
-    def __init__(self, settings: Settings, state: StateStore, tools: Callable[[], tuple[ToolSpec, ...]]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        state: StateStore,
+        tools: Callable[[], tuple[ToolSpec, ...]],
+        snapshots: Snapshots,
+    ) -> None:
         self._settings = settings
         self._state = state
         self._tools = tools
+        self._snapshots = snapshots
         self._steps: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
         self._jitter = random.Random()  # noqa: S311 - spreads retries, no secret
 
@@ -64,13 +73,32 @@ class AgentHandler:
         name = context.subscription.removeprefix(SUBSCRIPTION_PREFIX)
         agent = self._settings.agents[name]
         conversation_id = self._conversation_of(event, context)
-        machine = TurnMachine(conversation_id, self._snapshot(name, agent), default_timeout=agent.timeout_seconds)
+        snapshot = self._snapshot(name, agent)
+        machine = TurnMachine(
+            conversation_id,
+            snapshot,
+            default_timeout=agent.timeout_seconds,
+            known=self._snapshots.known,
+            stored=self._snapshots.is_stored(snapshot),
+        )
         stream = conversation_key(context.envelope.tenant, conversation_id)
         engine = Engine(machine, self._state, body_limit=self._settings.host.max_body_bytes, jitter=self._jitter)
         # Correct without it, on any number of replicas; but steps that meet in one process need not write in vain, and
         # a crowd of tasks keeps the order in which it came.
         async with self._steps.setdefault(stream, asyncio.Lock()):
-            await engine.step(stream, event, context)
+            stepped = await self._step(engine, stream, event, context)
+        if stepped and isinstance(event, AgentTask):
+            self._snapshots.note_stored(snapshot)
+
+    async def _step(
+        self, engine: Engine[Conversation, TurnRecord], stream: Key, event: Event, context: Context
+    ) -> bool:
+        """As `Engine.step`; snapshots of earlier tasks are read when it turns out that they are needed."""
+        while True:
+            try:
+                return await engine.step(stream, event, context)
+            except SnapshotNeeded as needed:
+                await self._snapshots.fetch(needed.ref)
 
     def _conversation_of(self, event: Event, context: Context) -> str:
         envelope = context.envelope

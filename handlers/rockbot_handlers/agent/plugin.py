@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from rockbot import topics
+from rockbot.agents.snapshots import SWEEP_SECONDS, Snapshots
 from rockbot.chain import Order
-from rockbot.plugins import Contribution, Link, Services
+from rockbot.plugins import Contribution, Link, Loop, Services
 from rockbot_handlers.agent.handler import SUBSCRIPTION_PREFIX, AgentHandler
 from rockbot_messaging.subscriptions import WorkSubscription
 
@@ -33,7 +34,11 @@ def plugin(services: Services) -> Contribution:
             WorkSubscription(name=f"llm.{backend}.{lane}", patterns=(topics.llm_request(backend, lane),))
             for lane in topics.LANES
         )
-    handler = AgentHandler(settings, services.state, services.tools)
+    snapshots = Snapshots(services.state, services.clock, owner=services.owner)
+    handler = AgentHandler(settings, services.state, services.tools, snapshots)
     return Contribution(
-        links=(Link(Order.WORK, "agent", handler),), subscriptions=tuple(subscriptions), addressed=tuple(addressed)
+        links=(Link(Order.WORK, "agent", handler),),
+        subscriptions=tuple(subscriptions),
+        addressed=tuple(addressed),
+        loops=(Loop("snapshots of agents", snapshots.sweep, SWEEP_SECONDS),),
     )

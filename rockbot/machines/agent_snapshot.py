@@ -1,0 +1,78 @@
+"""The agent as a turn sees it, fixed when its task is accepted: settings that change later do not touch a running turn.
+
+Journals and states name a snapshot by the digest of its content, so that it is stored once however many tasks use it and
+no step carries it. A machine gets the snapshots that its process knows; one that is missing is asked for by
+`SnapshotNeeded`, before anything was decided.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from typing import final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rockbot.events.tools import ToolSpec
+
+__all__ = ["AgentRef", "AgentSnapshot", "SnapshotNeeded", "StoredSnapshot"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+@final
+class AgentRef(_Frozen):
+    """Which snapshot of which agent; `snapshot` is its digest."""
+
+    name: str
+    snapshot: str
+
+
+@final
+class AgentSnapshot(_Frozen):
+    """An agent, immutable. `instructions` is the whole system prompt."""
+
+    name: str
+    model: str
+    instructions: str
+    tools: tuple[ToolSpec, ...]
+    max_model_calls: int
+    max_output_tokens: int
+    max_waiting: int = 100
+
+    @cached_property
+    def digest(self) -> str:
+        """The name of this content: equal snapshots have equal ones, others do not."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:32]
+
+    @property
+    def ref(self) -> AgentRef:
+        """What stands for it in journals."""
+        return AgentRef(name=self.name, snapshot=self.digest)
+
+
+@final
+class StoredSnapshot(_Frozen):
+    """The row of a snapshot. `stored_ms` is when a step that uses it was last written by a process that was not sure of it."""
+
+    stored_ms: int
+    agent: AgentSnapshot
+
+    @classmethod
+    def parse(cls, data: bytes) -> StoredSnapshot | None:
+        """The row, None when this release cannot read it."""
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError:
+            return None
+
+
+@final
+class SnapshotNeeded(Exception):
+    """The state refers to a snapshot that the machine was not given; load it and decide again."""
+
+    def __init__(self, ref: AgentRef) -> None:
+        super().__init__(f"snapshot {ref.snapshot} of agent {ref.name!r}")
+        self.ref = ref
