@@ -23,6 +23,7 @@ from pydantic_settings import (
 )
 
 from rockbot.errors import ConfigError
+from rockbot.policies import Policy
 from rockbot.settings_delivery import (
     ArtifactSettings,
     BrokerSettings,
@@ -58,7 +59,8 @@ class AgentSettings(_Section):
 
     `model` None means the host's; `tools` None means all that are installed. `max_model_calls` bounds one task,
     `timeout_seconds` is the deadline of a task that brings none. `max_waiting` is how many tasks may wait in one
-    conversation for the one under way; what comes beyond is answered as failed (`busy`) at once.
+    conversation for the one under way; what comes beyond is answered as failed (`busy`) at once. `policy` says which calls of
+    its tools are allowed, denied, or need a person's approval.
     """
 
     instructions: str = "You are a helpful assistant. Use the tools for anything that needs computing."
@@ -68,6 +70,7 @@ class AgentSettings(_Section):
     max_output_tokens: int = Field(default=4096, ge=1)
     timeout_seconds: float = Field(default=3600, gt=0, le=30 * 86_400)
     max_waiting: int = Field(default=100, ge=0, le=10_000)
+    policy: Policy = Policy()
 
 
 class AnthropicSettings(_Section):

@@ -16,6 +16,8 @@ from rockbot.events.content import (
     ThinkingPart,
     ToolCallPart,
     ToolResultPart,
+    origins_of,
+    stamped,
     text_of,
 )
 from rockbot.events.control import CancelTask, ControlCancel
@@ -79,6 +81,8 @@ __all__ = [
     "ToolSpec",
     "UnknownType",
     "Usage",
+    "origins_of",
+    "stamped",
     "text_of",
 ]
 

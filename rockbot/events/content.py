@@ -6,9 +6,9 @@ One vocabulary for tasks, transcripts, tool results and answers, so that an imag
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 __all__ = [
     "ContentPart",
@@ -21,12 +21,18 @@ __all__ = [
     "ThinkingPart",
     "ToolCallPart",
     "ToolResultPart",
+    "origins_of",
+    "stamped",
     "text_of",
 ]
 
 
 class _Part(BaseModel):
+    """`origin` is where the content came from: ``user``, ``model``, ``tool:<name>``, ``web``, ``agent:<name>``, or not said."""
+
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+    origin: Annotated[str | None, BeforeValidator(lambda given: given if isinstance(given, str) else None)] = None
 
 
 class TextPart(_Part):
@@ -120,6 +126,25 @@ class Message(BaseModel):
     def tool_calls(self) -> tuple[ToolCallPart, ...]:
         """The tool calls in it, in order."""
         return tuple(part for part in self.parts if isinstance(part, ToolCallPart))
+
+
+PartT = TypeVar("PartT", bound=_Part)
+
+
+def stamped(parts: Iterable[PartT], origin: str) -> tuple[PartT, ...]:
+    """The parts, those that do not say where they came from with this origin."""
+    return tuple(part if part.origin else part.model_copy(update={"origin": origin}) for part in parts)
+
+
+def origins_of(parts: Iterable[object]) -> frozenset[str]:
+    """Where the content of these parts came from, tool results looked into."""
+    found: set[str] = set()
+    for part in parts:
+        if isinstance(part, ToolResultPart):
+            found |= origins_of(part.parts)
+        elif isinstance(part, _Part) and part.origin:
+            found.add(part.origin)
+    return frozenset(found)
 
 
 def text_of(parts: Iterable[object]) -> str:

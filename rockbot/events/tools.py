@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rockbot.events.content import ContentPart, TextPart
 from rockbot.events.event import Event
+from rockbot.policies.approvals import Approval
+from rockbot.policies.rules import Policy
 
 __all__ = ["ToolInvoke", "ToolResult", "ToolSpec"]
 
@@ -16,12 +18,13 @@ class ToolSpec(BaseModel):
     """A tool as models and agents see it.
 
     `toolset` is the topic word of the workers that run it. `idempotent` means that calling twice with the same arguments
-    does no more than calling once. `timeout_seconds` bounds one call at its worker; `deadline_seconds` is how long the turn
-    waits for the answer, waiting for a worker included (None: as long as the turn may take). `needs_approval` has a
-    person asked before each call. `on_exhausted` says what follows when the message of a call becomes a dead letter: the
-    turn stands still until the letter is sent on, or the model is told that the call failed. `max_concurrency` is how many
-    calls one worker process makes at a time, `output_limit` how many characters of a result are told to the model; None
-    leaves both to the worker.
+    does no more than calling once, `read_only` that it changes nothing. `timeout_seconds` bounds one call at its worker;
+    `deadline_seconds` is how long the turn waits for the answer, waiting for a worker included (None: as long as the turn
+    may take). `needs_approval` has a person asked where no rule of the agent's policy says otherwise. `on_exhausted` says
+    what follows when the message of a call becomes a dead letter: the turn stands still until the letter is sent on, or
+    the model is told that the call failed. `max_concurrency` is how many calls one worker process makes at a time (all of
+    them together when `across_replicas`), `output_limit` how many characters of a result are told to the model; None leaves
+    both to the worker.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -32,16 +35,26 @@ class ToolSpec(BaseModel):
     toolset: str
     idempotent: bool = False
     read_only: bool = False
-    timeout_seconds: float = 60.0
+    timeout_seconds: float = Field(default=60.0, gt=0)
     deadline_seconds: float | None = None
     needs_approval: bool = False
     on_exhausted: Literal["stall", "tell_model"] = "stall"
-    max_concurrency: int | None = None
-    output_limit: int | None = None
+    max_concurrency: int | None = Field(default=None, ge=1)
+    across_replicas: bool = False
+    output_limit: int | None = Field(default=None, ge=200)
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether a call whose end is unknown may simply be made again."""
+        return self.idempotent or self.read_only
 
 
 class ToolInvoke(Event):
-    """Call one tool; the result goes to the return address."""
+    """Call one tool; the result goes to the return address.
+
+    `agent` is whose policy counts and `user` for whom it is done. `policy` are that agent's rules about this tool as the turn
+    knows them, `origins` where the content in its context came from, `approval` what a person agreed to.
+    """
 
     type_name: ClassVar[str] = "rockbot.tool.invoke"
     topics: ClassVar[tuple[str, ...]] = ("tool.invoke.*",)
@@ -49,6 +62,11 @@ class ToolInvoke(Event):
     tool: str
     arguments: dict[str, Any] = Field(default_factory=dict)
     call_id: str = ""
+    agent: str = ""
+    user: str = ""
+    policy: Policy | None = None
+    origins: tuple[str, ...] = ()
+    approval: Approval | None = None
 
 
 class ToolResult(Event):

@@ -14,6 +14,7 @@ from typing import final
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rockbot.events.tools import ToolSpec
+from rockbot.policies.rules import Policy
 
 __all__ = ["AgentRef", "AgentSnapshot", "SnapshotNeeded", "StoredSnapshot"]
 
@@ -41,6 +42,7 @@ class AgentSnapshot(_Frozen):
     max_model_calls: int
     max_output_tokens: int
     max_waiting: int = 100
+    policy: Policy = Policy()
 
     @cached_property
     def digest(self) -> str:

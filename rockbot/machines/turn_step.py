@@ -262,8 +262,15 @@ class TurnStep:
         self._continue_when_complete()
 
     def _call_tool(self, task: Task, name: str, asked: ToolCallPart) -> None:
-        toolset = next(tool.toolset for tool in self._snapshot(task.agent).tools if tool.name == asked.tool)
-        invoke = ToolInvoke(tool=asked.tool, arguments=asked.arguments, call_id=asked.call_id)
+        agent = self._snapshot(task.agent)
+        toolset = next(tool.toolset for tool in agent.tools if tool.name == asked.tool)
+        invoke = ToolInvoke(
+            tool=asked.tool,
+            arguments=asked.arguments,
+            call_id=asked.call_id,
+            agent=agent.name,
+            policy=agent.policy.about(asked.tool),
+        )
         self._command(task, name, invoke, topics.tool_invoke(toolset))
         self._signal(task, "tool_call", json.dumps(asked.arguments, ensure_ascii=False), tool=asked.tool)
 

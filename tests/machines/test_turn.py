@@ -9,6 +9,7 @@ from rockbot.events import AgentTask, JsonPart, LlmRequest, Message, TextPart, T
 from rockbot.events.models import Usage
 from rockbot.machines.turn import LONGEST_TASK, STALL_LIMIT, return_token, token_parts
 from rockbot.machines.turn_state import AwaitingModel, AwaitingTools
+from rockbot.policies import Policy
 
 
 def test_a_plain_answer_ends_the_task() -> None:
@@ -52,7 +53,9 @@ def test_one_tool_is_called_and_its_result_goes_back_to_the_model() -> None:
     play.ask()
     play.answer(calls("add"))
     (command,) = play.open.values()
-    assert command.event == ToolInvoke(tool="add", arguments={"at": 0}, call_id="t0")
+    assert command.event == ToolInvoke(
+        tool="add", arguments={"at": 0}, call_id="t0", agent="assistant", policy=Policy()
+    )
     assert command.topic == "tool.invoke.desk"
     play.answer(result("42"), to="add")
     assert play.requests[-1].messages[-1].parts == (ToolResultPart(call_id="t0", parts=(TextPart(text="42"),)),)

@@ -130,6 +130,7 @@ class AgentHandler:
             max_model_calls=agent.max_model_calls,
             max_output_tokens=agent.max_output_tokens,
             max_waiting=agent.max_waiting,
+            policy=agent.policy,
         )
 
 
