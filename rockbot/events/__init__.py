@@ -22,7 +22,7 @@ from rockbot.events.content import (
 )
 from rockbot.events.control import CancelTask, ControlCancel
 from rockbot.events.event import Event
-from rockbot.events.models import LlmRequest, LlmResponse, StopReason, Usage
+from rockbot.events.models import LlmRequest, LlmResponse, SegmentRef, StopReason, Usage
 from rockbot.events.registry import EventRegistry, InvalidEvent, UnknownType
 from rockbot.events.tasks import (
     AgentResponse,
@@ -63,6 +63,7 @@ __all__ = [
     "LlmResponse",
     "Message",
     "MessagePart",
+    "SegmentRef",
     "StatusKind",
     "StepExpired",
     "StepRefused",

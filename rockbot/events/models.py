@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from rockbot.events.content import Message
 from rockbot.events.event import Event
 from rockbot.events.tools import ToolSpec
 
-__all__ = ["LlmRequest", "LlmResponse", "StopReason", "Usage"]
+__all__ = ["LlmRequest", "LlmResponse", "SegmentRef", "StopReason", "Usage"]
 
 StopReason = Literal["end_turn", "tool_use", "max_tokens", "stop_sequence", "refusal", "context_window", "other"]
 
@@ -34,8 +34,31 @@ class Usage(BaseModel):
         )
 
 
+class SegmentRef(BaseModel):
+    """Points at a sealed piece of a conversation's transcript, and by its links at everything sealed before it.
+
+    `number` counts the conversation's segments from 1, `sha256` (hex) and `size` (bytes) are those of the stored segment,
+    `messages` is how many it has. Segments up to number `since` are no longer shown to the model, because a summary stands
+    for them. `total_messages` and `total_bytes` count what is shown: this segment and those behind it, back to `since`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    number: int = Field(ge=1)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    messages: int
+    size: int
+    since: int = 0
+    total_messages: int
+    total_bytes: int
+
+
 class LlmRequest(Event):
-    """Make one model call. `model` is ``<provider>/<model>``."""
+    """Make one model call. `model` is ``<provider>/<model>``.
+
+    The transcript is what `earlier` points at (the segments lie in the state store, under the envelope's tenant and
+    conversation), then `messages`. A request that is whole by itself has no `earlier`.
+    """
 
     type_name: ClassVar[str] = "rockbot.llm.request"
     topics: ClassVar[tuple[str, ...]] = ("llm.request.*.*",)
@@ -43,6 +66,7 @@ class LlmRequest(Event):
     model: str
     system: str = ""
     messages: tuple[Message, ...]
+    earlier: SegmentRef | None = None
     tools: tuple[ToolSpec, ...] = ()
     max_output_tokens: int = 4096
 

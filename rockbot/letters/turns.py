@@ -16,7 +16,8 @@ from rockbot import topics
 from rockbot.events import AgentTask
 from rockbot.letters.models import TurnInfo
 from rockbot.letters.rows import is_step, task_of
-from rockbot.machines.turn_state import RECORDS, Task, TaskAccepted
+from rockbot.machines.turn_records import RECORDS, TaskAccepted
+from rockbot.machines.turn_state import Task
 from rockbot.state.keys import conversation_key, task_key
 from rockbot.state.ports import StateStore
 from rockbot_messaging.clock import Clock

@@ -25,14 +25,10 @@ from rockbot.events.tasks import (
 from rockbot.events.tools import ToolResult
 from rockbot.machines.agent_snapshot import AgentRef, AgentSnapshot, SnapshotNeeded
 from rockbot.machines.machine import Decision, Input
+from rockbot.machines.turn_evolve import evolve
 from rockbot.machines.turn_messages import return_token, token_parts
-from rockbot.machines.turn_state import (
-    RECORDS,
-    Conversation,
-    Task,
-    TurnRecord,
-    evolve,
-)
+from rockbot.machines.turn_records import RECORDS, TurnRecord
+from rockbot.machines.turn_state import Conversation, Task
 from rockbot.machines.turn_step import STALL_LIMIT, TurnStep
 
 __all__ = ["LONGEST_TASK", "STALL_LIMIT", "TurnMachine", "return_token", "token_parts"]

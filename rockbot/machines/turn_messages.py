@@ -14,10 +14,11 @@ from rockbot.events.content import TextPart
 from rockbot.events.models import LlmRequest, StopReason, Usage
 from rockbot.events.tasks import AgentResponse, AgentStatus, ErrorInfo, StatusKind, TaskOutcome, TimerDue
 from rockbot.events.tools import ToolInvoke
-from rockbot.machines.agent_snapshot import AgentRef
+from rockbot.machines.agent_snapshot import AgentRef, AgentSnapshot
 from rockbot.machines.machine import Command, IndexWrite, TimerRequest
-from rockbot.machines.turn_state import Task, Turn
-from rockbot.state.keys import agent_use_key, key, task_key
+from rockbot.machines.segments import Sealed
+from rockbot.machines.turn_state import Conversation, Task, Turn
+from rockbot.state.keys import agent_use_key, key, segment_key, task_key
 from rockbot_messaging.envelope import ReturnAddress
 
 __all__ = ["TurnMessages", "return_token", "token_parts"]
@@ -48,6 +49,17 @@ class TurnMessages:
 
     tenant: str
     conversation_id: str
+
+    def request(self, agent: AgentSnapshot, state: Conversation) -> LlmRequest:
+        """The next model call of a turn."""
+        return LlmRequest(
+            model=agent.model,
+            system=agent.instructions,
+            messages=state.messages,
+            earlier=state.earlier,
+            tools=agent.tools,
+            max_output_tokens=agent.max_output_tokens,
+        )
 
     def call(
         self, task: Task, name: str, call: str, event: LlmRequest | ToolInvoke, topic: str, deadline_ms: int
@@ -146,3 +158,7 @@ class TurnMessages:
             return []
         at = agent_use_key(task.agent.name, task.agent.snapshot, self.tenant, task.id)
         return [IndexWrite(at, None if at_ms is None else str(at_ms).encode())]
+
+    def segments(self, sealed: Sealed) -> list[IndexWrite]:
+        """The rows that hold what was sealed."""
+        return [IndexWrite(segment_key(self.tenant, self.conversation_id, at), data) for at, data in sealed.rows]

@@ -17,29 +17,26 @@ from rockbot.events.tools import ToolInvoke, ToolResult
 from rockbot.machines import turn_errors
 from rockbot.machines.agent_snapshot import AgentRef, AgentSnapshot, StoredSnapshot
 from rockbot.machines.machine import Command, Decision, IndexWrite, Input, TimerRequest
+from rockbot.machines.segments import seal
 from rockbot.machines.turn_answer import shortened
+from rockbot.machines.turn_evolve import evolve
 from rockbot.machines.turn_messages import TurnMessages, token_parts
-from rockbot.machines.turn_state import (
+from rockbot.machines.turn_records import (
     AnswerIgnored,
-    AwaitingModel,
-    AwaitingTools,
     CallRepeated,
-    Conversation,
     ModelCalled,
     ModelReplied,
-    PendingTool,
     StepFailed,
-    Task,
     TaskAccepted,
     ToolReturned,
     ToolsCalled,
-    Turn,
+    TranscriptSealed,
     TurnEnded,
     TurnRecord,
     TurnResumed,
     TurnStarted,
-    evolve,
 )
+from rockbot.machines.turn_state import AwaitingModel, AwaitingTools, Conversation, PendingTool, Task, Turn
 from rockbot.state.keys import agent_snapshot_key
 from rockbot_messaging.identity import derive_id
 
@@ -227,15 +224,11 @@ class TurnStep:
 
     def _call_model(self, task: Task, name: str) -> None:
         agent = self._snapshot(task.agent)
-        request = LlmRequest(
-            model=agent.model,
-            system=agent.instructions,
-            messages=self._state.messages,
-            tools=agent.tools,
-            max_output_tokens=agent.max_output_tokens,
-        )
-        backend = agent.model.partition("/")[0]
-        self._command(task, name, request, topics.llm_request(backend, "interactive"))
+        if sealed := seal(self._state.messages, self._state.sealed, limit=self.given.body_limit):
+            self._record(TranscriptSealed(messages=sealed.messages, head=sealed.head))
+            self._index.extend(self._messages.segments(sealed))
+        request = self._messages.request(agent, self._state)
+        self._command(task, name, request, topics.llm_request(agent.model.partition("/")[0], "interactive"))
         self._signal(task, "model_call", agent.model)
 
     def _call_tools(self, turn: Turn, response: LlmResponse) -> None:

@@ -23,6 +23,8 @@ __all__ = [
     "key",
     "key_parts",
     "prefix",
+    "segment_key",
+    "segment_prefix",
     "task_key",
 ]
 
@@ -66,6 +68,16 @@ def key_parts(of: Key) -> tuple[str, ...]:
 def conversation_key(tenant: str, conversation_id: str) -> Key:
     """The stream of a conversation."""
     return key(tenant, "conversation", conversation_id)
+
+
+def segment_key(tenant: str, conversation_id: str, number: int) -> Key:
+    """A sealed piece of a conversation's transcript; keys order as numbers do."""
+    return key(tenant, "segment", conversation_id, f"{number:08d}")
+
+
+def segment_prefix(tenant: str, conversation_id: str) -> Prefix:
+    """What the keys of all segments of a conversation begin with."""
+    return prefix(tenant, "segment", conversation_id)
 
 
 def task_key(tenant: str, task_id: str) -> Key:

@@ -13,8 +13,10 @@ from rockbot.chain import Chain
 from rockbot.context import Context
 from rockbot.errors import ConfigError, PermanentFailure, TemporaryFailure
 from rockbot.events import LlmRequest, LlmResponse, Message, TextPart
+from rockbot.machines.segments import seal_first
 from rockbot.plugins import Services
 from rockbot.settings import AgentSettings, AnthropicSettings, HostSettings, ScriptedSettings
+from rockbot.state.keys import segment_key
 from rockbot.state.ledger import StateLedger
 from rockbot_handlers.llm.plugin import plugin
 from rockbot_messaging.calls import CallBusy
@@ -248,3 +250,24 @@ async def test_closing_closes_every_client(make_services: Callable[..., Services
     assert close is not None
     await close()
     await close()
+
+
+async def test_what_was_sealed_of_a_conversation_is_read_before_the_call(
+    services: Services, chain: Chain, make_context: Any, log: Path
+) -> None:
+    sealed = seal_first(asking("1 + 1").messages, 1, None)
+    assert sealed is not None
+    request = LlmRequest(
+        model="scripted/demo",
+        messages=(Message(role="assistant", parts=(TextPart(text="2"),)), *asking("3 * 5").messages),
+        earlier=sealed.head,
+    )
+    with pytest.raises(PermanentFailure, match=r"segment 1 of conversation 'conversation-1' is not in the state store"):
+        await chain.run(request, make_context(request, TOPIC))
+    assert calls_made(log) == 0
+    await services.state.put(segment_key("default", "conversation-1", 1), sealed.rows[0][1])
+    context = make_context(request, TOPIC)
+    await chain.run(request, context)
+    # The letter, sent on after it was mended, is the same call: no claim was left.
+    assert answer_of(context).usage.input_tokens >= 7
+    assert calls_made(log) == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import hashlib
 from typing import Any
 
 from rockbot.events import (
@@ -13,6 +13,7 @@ from rockbot.events import (
     LlmRequest,
     LlmResponse,
     Message,
+    SegmentRef,
     StepExpired,
     StepStalled,
     TextPart,
@@ -24,8 +25,12 @@ from rockbot.events import (
 )
 from rockbot.machines.agent_snapshot import AgentSnapshot
 from rockbot.machines.machine import Command, Decision, Input, TimerRequest, advance, fold
+from rockbot.machines.segments import Segment
+from rockbot.machines.transcript_rules import transcript_problems
 from rockbot.machines.turn import TurnMachine, return_token
-from rockbot.machines.turn_state import Conversation, TurnRecord
+from rockbot.machines.turn_records import TurnRecord
+from rockbot.machines.turn_state import Conversation
+from rockbot.state.keys import segment_key
 from rockbot_messaging.envelope import MessageEnvelope, ReturnAddress
 from rockbot_messaging.identity import derive_id
 from rockbot_messaging.testing import FakeClock
@@ -38,11 +43,13 @@ def tool(name: str) -> ToolSpec:
     return ToolSpec(name=name, description=name, input_schema={"type": "object"}, toolset="desk")
 
 
-def agent(*tools: str, max_model_calls: int = 5, max_waiting: int = 100) -> AgentSnapshot:
+def agent(
+    *tools: str, max_model_calls: int = 5, max_waiting: int = 100, instructions: str = "Be brief."
+) -> AgentSnapshot:
     return AgentSnapshot(
         name="assistant",
         model="scripted/demo",
-        instructions="Be brief.",
+        instructions=instructions,
         tools=tuple(tool(name) for name in tools),
         max_model_calls=max_model_calls,
         max_output_tokens=100,
@@ -82,6 +89,7 @@ class Play:
         self.sent: dict[str, Command] = {}
         self.open: dict[str, Command] = {}
         self.timers: dict[str, TimerRequest] = {}
+        self.rows: dict[str, bytes] = {}
         self.statuses: list[tuple[str, str]] = []
         self.last: Decision[TurnRecord] | None = None
         self._inputs = 0
@@ -135,6 +143,12 @@ class Play:
             self.sent[sent] = command
             if command.awaits_answer:
                 self.open[sent] = command
+        for row in decision.index:
+            assert "/segment/" not in row.key or row.key not in self.rows, "a segment was written twice"
+            if row.value is None:
+                self.rows.pop(row.key, None)
+            else:
+                self.rows[row.key] = row.value
         for signal in decision.signals:
             self.statuses.append((signal.event.kind, signal.event.tool))  # type: ignore[attr-defined]
         self.last = decision
@@ -204,16 +218,26 @@ class Play:
         assert bool(self.state.turn) or not self.state.waiting, "a task waits for nothing"
         if self.state.turn is None:
             assert not self.open, "nobody waits for an open command"
-        check_transcript(self.state.messages)
+        under_way_now = self.state.turn is not None
+        assert transcript_problems(self.transcript(), open_calls=under_way_now) == []
+        for request in self.requests:
+            assert transcript_problems(self.shown(request)) == []
 
+    def transcript(self) -> list[Message]:
+        """The whole transcript, what is sealed included."""
+        return [*self._before(self.state.sealed), *self.state.messages]
 
-def check_transcript(messages: Sequence[Message]) -> None:
-    """Providers demand that every tool call is answered in the next message, and no message is empty."""
-    for at, message in enumerate(messages):
-        assert message.parts
-        if asked := [call.call_id for call in message.tool_calls]:
-            if at + 1 == len(messages):
-                continue  # still open
-            assert messages[at + 1].role == "user"
-            answered = [getattr(part, "call_id", None) for part in messages[at + 1].parts]
-            assert answered == asked
+    def shown(self, request: LlmRequest) -> list[Message]:
+        """What a request shows to the model."""
+        since = request.earlier.since if request.earlier else 0
+        return [*self._before(request.earlier, since), *request.messages]
+
+    def _before(self, head: SegmentRef | None, since: int = 0) -> list[Message]:
+        messages: list[Message] = []
+        while head is not None and head.number > since:
+            data = self.rows[segment_key(self.tenant, CONVERSATION, head.number)]
+            assert (hashlib.sha256(data).hexdigest(), len(data)) == (head.sha256, head.size)
+            segment = Segment.model_validate_json(data)
+            messages[:0] = segment.messages
+            head = segment.previous
+        return messages

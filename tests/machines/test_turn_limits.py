@@ -28,8 +28,8 @@ def only(play: Play) -> AgentResponse:
 
 
 def test_a_request_too_large_for_the_bus_fails_the_task_and_spoils_nothing() -> None:
-    play = Play(limit=LIMIT)
-    play.ask("x" * LIMIT)
+    play = Play(agent(instructions="x" * LIMIT), limit=LIMIT)
+    play.ask()
     response = only(play)
     assert (response.status, response.model_calls) == ("failed", 0)
     assert response.error
@@ -39,17 +39,33 @@ def test_a_request_too_large_for_the_bus_fails_the_task_and_spoils_nothing() -> 
     assert not play.open
     assert play.state.messages == ()
     play.check()
+    play.limit = None
     play.ask("short")
     play.answer(says("done"))
     assert play.responses[1].status == "completed"
     play.check()
 
 
-def test_tool_results_too_large_for_the_next_request_fail_the_task() -> None:
+def test_what_is_asked_and_what_tools_say_may_be_larger_than_a_message() -> None:
     play = Play(limit=LIMIT)
-    play.ask("hi", correlation_id="c")
+    play.ask("q" * LIMIT)
     play.answer(calls("add"))
     play.answer(result("x" * LIMIT), to="add")
+    play.answer(says("done"))
+    assert only(play).status == "completed"
+    for request in play.requests:
+        assert len(request.to_body()) <= LIMIT
+        assert request.earlier
+    assert [len(play.shown(request)) for request in play.requests] == [1, 3]
+    play.check()
+
+
+def test_a_request_too_large_after_a_tool_has_answered_fails_the_task() -> None:
+    play = Play(agent("add", instructions="x" * 3000))
+    play.ask("hi", correlation_id="c")
+    play.answer(calls("add"))
+    play.limit = 2000  # lowered by whoever started the host anew
+    play.answer(result("42"), to="add")
     response = only(play)
     assert response.error
     assert (response.status, response.error.code, response.model_calls, response.tool_calls) == (
@@ -79,13 +95,17 @@ def test_tool_arguments_too_large_for_the_bus_fail_the_task_and_no_tool_is_calle
 
 def test_a_waiting_task_that_cannot_be_started_does_not_hold_up_the_one_behind_it() -> None:
     play = Play(limit=LIMIT)
-    for text in ("one", "x" * LIMIT, "y" * LIMIT, "four"):
-        play.ask(text, id=text[:5])
+    agents = [agent("add"), agent(instructions="x" * LIMIT)]
+    known = {snapshot.digest: snapshot for snapshot in agents}
+    small, large = (TurnMachine(CONVERSATION, one, default_timeout=TIMEOUT, known=known) for one in agents)
+    for task, machine in (("one", small), ("two", large), ("three", large), ("four", small)):
+        play.machine = machine
+        play.ask(id=task)
     play.answer(says("done"))
     assert [(response.task_id, response.status) for response in play.responses] == [
         ("one", "completed"),
-        ("xxxxx", "failed"),
-        ("yyyyy", "failed"),
+        ("two", "failed"),
+        ("three", "failed"),
     ]
     play.answer(says("done too"))
     assert play.responses[-1].task_id == "four"
@@ -94,8 +114,8 @@ def test_a_waiting_task_that_cannot_be_started_does_not_hold_up_the_one_behind_i
 
 
 def test_a_call_that_cannot_be_repeated_fails_the_task() -> None:
-    play = Play()
-    play.ask("x" * LIMIT)
+    play = Play(agent(instructions="x" * LIMIT))
+    play.ask()
     call = play.call()
     play.stall(call)
     play.limit = LIMIT  # lowered by whoever started the host anew

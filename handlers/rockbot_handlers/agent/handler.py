@@ -29,7 +29,8 @@ from rockbot.handler import CallNext
 from rockbot.machines.agent_snapshot import AgentSnapshot, SnapshotNeeded
 from rockbot.machines.engine import Engine
 from rockbot.machines.turn import TurnMachine, token_parts
-from rockbot.machines.turn_state import Conversation, TurnRecord
+from rockbot.machines.turn_records import TurnRecord
+from rockbot.machines.turn_state import Conversation
 from rockbot.settings import AgentSettings, Settings
 from rockbot.state.keys import Key, conversation_key
 from rockbot.state.ports import StateStore

@@ -15,6 +15,8 @@ from rockbot.errors import PermanentFailure, TemporaryFailure
 from rockbot.events import Event, LlmRequest, LlmResponse
 from rockbot.handler import CallNext
 from rockbot.llm import LlmClient, LlmPermanent, LlmThrottled, LlmTransient, LlmUnknownOutcome
+from rockbot.machines.transcript import TranscriptDamaged, Transcripts
+from rockbot.state.ports import StateUnavailable
 from rockbot_messaging.calls import CLAIM_SECONDS, CallRefused, LedgeredCalls
 from rockbot_messaging.canceling import RunningCalls
 from rockbot_messaging.ledger import ResultLedger
@@ -32,16 +34,18 @@ class LlmHandler:
         self,
         clients: Mapping[str, LlmClient],
         ledger: ResultLedger,
+        transcripts: Transcripts,
         *,
         owner: str,
         claim_seconds: float = CLAIM_SECONDS,
         running: RunningCalls | None = None,
     ) -> None:
         self._clients = dict(clients)
+        self._transcripts = transcripts
         self._calls = LedgeredCalls(
             ledger,
             owner=owner,
-            harmless=(LlmTransient, LlmThrottled, LlmPermanent),
+            harmless=(LlmTransient, LlmThrottled, LlmPermanent, TranscriptDamaged, StateUnavailable),
             claim_seconds=claim_seconds,
             running=running,
         )
@@ -65,7 +69,10 @@ class LlmHandler:
         async def call(starts: int) -> bytes:
             if starts > 1:
                 logger.info("model call repeated: an earlier one ended unknown", extra={"call_id": envelope.message_id})
-            response = await client.complete(event, call_id=envelope.message_id, deadline=context.remaining)
+            request = await self._transcripts.whole(
+                event, tenant=envelope.tenant, conversation_id=envelope.conversation_id
+            )
+            response = await client.complete(request, call_id=envelope.message_id, deadline=context.remaining)
             return response.to_body()
 
         try:
@@ -81,6 +88,6 @@ class LlmHandler:
             raise TemporaryFailure(str(exc), after=exc.after) from exc
         except LlmUnknownOutcome as exc:
             raise TemporaryFailure(str(exc)) from exc
-        except LlmPermanent as exc:
+        except (LlmPermanent, TranscriptDamaged) as exc:
             raise PermanentFailure(str(exc)) from exc
         context.answer(LlmResponse.model_validate_json(body))

@@ -9,6 +9,7 @@ import asyncio
 
 from rockbot import topics
 from rockbot.chain import Order
+from rockbot.machines.transcript import Transcripts
 from rockbot.plugins import Contribution, Link, Services
 from rockbot_handlers.llm.handler import LlmHandler
 from rockbot_handlers.llm.providers import open_clients
@@ -44,6 +45,7 @@ def plugin(services: Services) -> Contribution:
     handler = LlmHandler(
         clients,
         services.ledger,
+        Transcripts(services.state),
         owner=services.owner,
         claim_seconds=settings.host.claim_seconds,
         running=services.running,

@@ -1,0 +1,153 @@
+"""The records that a conversation's journal is made of: everything that can have happened.
+
+A record says what is the case since, in the words of the machine; `rockbot.machines.turn_evolve` folds it into the state. Its
+`kind` is stored and never changes; a new kind is read by newer releases only.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from rockbot.events.content import Message, ToolResultPart
+from rockbot.events.models import SegmentRef, StopReason, Usage
+from rockbot.events.tasks import ErrorInfo, TaskOutcome
+from rockbot.machines.turn_state import PendingTool, Task
+
+__all__ = [
+    "RECORDS",
+    "AnswerIgnored",
+    "CallRepeated",
+    "ModelCalled",
+    "ModelReplied",
+    "StepFailed",
+    "TaskAccepted",
+    "ToolReturned",
+    "ToolsCalled",
+    "TranscriptSealed",
+    "TurnEnded",
+    "TurnRecord",
+    "TurnResumed",
+    "TurnStarted",
+]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class TaskAccepted(_Frozen):
+    """A task joined the conversation."""
+
+    kind: Literal["task_accepted"] = "task_accepted"
+    task: Task
+
+
+class TurnStarted(_Frozen):
+    """The first waiting task became the turn, and its input part of the transcript."""
+
+    kind: Literal["turn_started"] = "turn_started"
+    model_call: str
+
+
+class ModelReplied(_Frozen):
+    """The model's reply to the command `id` is part of the transcript."""
+
+    kind: Literal["model_replied"] = "model_replied"
+    id: str
+    message: Message
+    stop_reason: StopReason
+    usage: Usage
+
+
+class ToolsCalled(_Frozen):
+    """The tools of the last reply were called; calls that could not be made have their result already."""
+
+    kind: Literal["tools_called"] = "tools_called"
+    calls: tuple[PendingTool, ...]
+
+
+class ToolReturned(_Frozen):
+    """One tool answered."""
+
+    kind: Literal["tool_returned"] = "tool_returned"
+    id: str
+    result: ToolResultPart
+
+
+class ModelCalled(_Frozen):
+    """All tools had answered; their results are part of the transcript and the model was called again."""
+
+    kind: Literal["model_called"] = "model_called"
+    id: str
+
+
+class StepFailed(_Frozen):
+    """A step of the turn, the one for the call `id`, lies in a dead-letter queue; the turn waits until `deadline_ms`."""
+
+    kind: Literal["step_failed"] = "step_failed"
+    id: str
+    deadline_ms: int
+    message_id: str
+    queue: str
+    reason: str
+
+
+class CallRepeated(_Frozen):
+    """The call `id` was not begun because its deadline passed while the turn stood still; it was sent again as `new_id`."""
+
+    kind: Literal["call_repeated"] = "call_repeated"
+    id: str
+    new_id: str
+
+
+class TurnResumed(_Frozen):
+    """The last stalled call was answered: the clock runs again, until this deadline."""
+
+    kind: Literal["turn_resumed"] = "turn_resumed"
+    deadline_ms: int
+
+
+class TranscriptSealed(_Frozen):
+    """The first `messages` of the tail lie in segments now, the last of which is `head`."""
+
+    kind: Literal["transcript_sealed"] = "transcript_sealed"
+    messages: int
+    head: SegmentRef
+
+
+class AnswerIgnored(_Frozen):
+    """An answer or a timer came that nothing waits for (late, repeated): it is noted and changes nothing."""
+
+    kind: Literal["answer_ignored"] = "answer_ignored"
+    type: str
+    id: str
+
+
+class TurnEnded(_Frozen):
+    """The one end of a task: of the turn under way, or of a task that never became one."""
+
+    kind: Literal["turn_ended"] = "turn_ended"
+    task_id: str
+    status: TaskOutcome
+    output: str = ""
+    error: ErrorInfo | None = None
+
+
+TurnRecord = (
+    TaskAccepted
+    | TurnStarted
+    | ModelReplied
+    | ToolsCalled
+    | ToolReturned
+    | ModelCalled
+    | StepFailed
+    | CallRepeated
+    | TurnResumed
+    | TranscriptSealed
+    | AnswerIgnored
+    | TurnEnded
+)
+
+RECORDS: TypeAdapter[TurnRecord] = TypeAdapter(Annotated[TurnRecord, Field(discriminator="kind")])
