@@ -25,6 +25,7 @@ from rockbot.events.tasks import (
 from rockbot.events.tools import ToolResult
 from rockbot.machines.agent_snapshot import AgentRef, AgentSnapshot, SnapshotNeeded
 from rockbot.machines.machine import Decision, Input
+from rockbot.machines.turn_draft import TurnDraft
 from rockbot.machines.turn_evolve import evolve
 from rockbot.machines.turn_messages import return_token, token_parts
 from rockbot.machines.turn_records import RECORDS, TurnRecord
@@ -91,10 +92,11 @@ class TurnMachine:
 
     def decide(self, state: Conversation, given: Input) -> Decision[TurnRecord]:
         """As in the protocol. Raises `SnapshotNeeded`: give the machine that snapshot, too."""
-        step = TurnStep(self._conversation_id, state, given, self._snapshot)
+        draft = TurnDraft(self._conversation_id, state, given, self._snapshot)
+        step = TurnStep(draft)
         match given.event:
             case AgentTask() as task:
-                self._accept(step, task)
+                self._accept(step, given, task)
             case LlmResponse() as response:
                 step.model_replied(response)
             case ToolResult() as result:
@@ -107,7 +109,7 @@ class TurnMachine:
                 step.timer(timer)
             case other:
                 step.ignore(other.type_name)
-        return step.decision()
+        return draft.decision()
 
     def _snapshot(self, agent: AgentRef | AgentSnapshot) -> AgentSnapshot:
         if isinstance(agent, AgentSnapshot):
@@ -119,8 +121,7 @@ class TurnMachine:
             raise SnapshotNeeded(agent)
         return found
 
-    def _accept(self, step: TurnStep, event: AgentTask) -> None:
-        given = step.given
+    def _accept(self, step: TurnStep, given: Input, event: AgentTask) -> None:
         envelope = given.envelope
         timeout_ms = round((event.timeout_seconds or self._default_timeout) * 1000)
         deadline_ms = envelope.deadline_ms if envelope.deadline_ms is not None else given.now_ms + timeout_ms

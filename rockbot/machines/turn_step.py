@@ -1,26 +1,20 @@
-"""One decision of a turn in the making: what an input leads to, record by record.
-
-Written as one object per input because every record changes what the next line has to look at.
-"""
+"""What each input means to a turn: which records, messages and timers follow from it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Final, final
 
 from rockbot import topics
 from rockbot.events.content import TextPart, ToolCallPart, ToolResultPart
-from rockbot.events.models import LlmRequest, LlmResponse, StopReason
-from rockbot.events.tasks import ErrorInfo, StatusKind, StepExpired, StepStalled, TaskOutcome, TimerDue
+from rockbot.events.models import LlmResponse, StopReason
+from rockbot.events.tasks import ErrorInfo, StepExpired, StepStalled, TaskOutcome, TimerDue
 from rockbot.events.tools import ToolInvoke, ToolResult
 from rockbot.machines import turn_errors
-from rockbot.machines.agent_snapshot import AgentRef, AgentSnapshot, StoredSnapshot
-from rockbot.machines.machine import Command, Decision, IndexWrite, Input, TimerRequest
-from rockbot.machines.segments import seal
+from rockbot.machines.agent_snapshot import AgentSnapshot, StoredSnapshot
+from rockbot.machines.machine import IndexWrite
 from rockbot.machines.turn_answer import shortened
-from rockbot.machines.turn_evolve import evolve
-from rockbot.machines.turn_messages import TurnMessages, token_parts
+from rockbot.machines.turn_draft import TurnDraft
 from rockbot.machines.turn_records import (
     AnswerIgnored,
     CallRepeated,
@@ -30,15 +24,12 @@ from rockbot.machines.turn_records import (
     TaskAccepted,
     ToolReturned,
     ToolsCalled,
-    TranscriptSealed,
     TurnEnded,
-    TurnRecord,
     TurnResumed,
     TurnStarted,
 )
-from rockbot.machines.turn_state import AwaitingModel, AwaitingTools, Conversation, PendingTool, Task, Turn
+from rockbot.machines.turn_state import AwaitingModel, AwaitingTools, PendingTool, Task, Turn
 from rockbot.state.keys import agent_snapshot_key
-from rockbot_messaging.identity import derive_id
 
 __all__ = ["STALL_LIMIT", "TurnStep"]
 
@@ -48,79 +39,52 @@ STALL_LIMIT: Final = 7 * 86_400
 
 @final
 class TurnStep:
-    """One decision in the making: each record is folded in at once, so that what follows sees its effect."""
+    """What one input leads to, by what it is and what the conversation waits for."""
 
-    def __init__(
-        self,
-        conversation_id: str,
-        state: Conversation,
-        given: Input,
-        snapshot: Callable[[AgentRef | AgentSnapshot], AgentSnapshot],
-    ) -> None:
-        self.given = given
-        self._snapshot = snapshot
-        self._messages = TurnMessages(given.envelope.tenant, conversation_id)
-        self._state = state
-        self._records: list[TurnRecord] = []
-        self._commands: list[Command] = []
-        self._signals: list[Command] = []
-        self._answered: list[str] = []
-        self._timers: list[TimerRequest] = []
-        self._canceled: list[str] = []
-        self._index: list[IndexWrite] = []
-
-    def decision(self) -> Decision[TurnRecord]:
-        return Decision(
-            records=tuple(self._records),
-            commands=tuple(self._commands),
-            signals=tuple(self._signals),
-            answered=tuple(self._answered),
-            timers=tuple(self._timers),
-            canceled_timers=tuple(self._canceled),
-            index=tuple(self._index),
-        )
+    def __init__(self, draft: TurnDraft) -> None:
+        self._draft = draft
 
     # -- inputs -------------------------------------------------------------------------------------------------------
 
     def keep(self, agent: AgentSnapshot) -> None:
         """Store the snapshot with this step."""
-        row = StoredSnapshot(stored_ms=self.given.now_ms, agent=agent)
-        self._index.append(IndexWrite(agent_snapshot_key(agent.digest), row.model_dump_json().encode()))
+        row = StoredSnapshot(stored_ms=self._draft.given.now_ms, agent=agent)
+        self._draft.index.append(IndexWrite(agent_snapshot_key(agent.digest), row.model_dump_json().encode()))
 
     def accept(self, task: Task) -> None:
-        self._record(TaskAccepted(task=task))
-        self._write_index(task, "accepted")
-        self._index.extend(self._messages.use(task, self.given.now_ms))
-        if task.deadline_ms <= self.given.now_ms:
+        self._draft.record(TaskAccepted(task=task))
+        self._draft.write_index(task, "accepted")
+        self._draft.index.extend(self._draft.messages.use(task, self._draft.given.now_ms))
+        if task.deadline_ms <= self._draft.given.now_ms:
             self._end(task, "expired", error=turn_errors.late_on_arrival())
             return
-        waiting = len(self._state.waiting) - 1
-        if self._state.turn is not None and waiting >= self._snapshot(task.agent).max_waiting:
+        waiting = len(self._draft.state.waiting) - 1
+        if self._draft.state.turn is not None and waiting >= self._draft.snapshot(task.agent).max_waiting:
             self._end(task, "failed", error=turn_errors.busy(waiting))
             return
-        self._timers.append(self._messages.deadline_timer(task, task.deadline_ms))
-        if self._state.turn is not None:
-            self._signal(task, "queued", "waiting for the task before it in this conversation")
+        self._draft.timers.append(self._draft.messages.deadline_timer(task, task.deadline_ms))
+        if self._draft.state.turn is not None:
+            self._draft.signal(task, "queued", "waiting for the task before it in this conversation")
             return
-        self._signal(task, "accepted", "")
+        self._draft.signal(task, "accepted", "")
         self._start_next()
 
     def model_replied(self, response: LlmResponse) -> None:
-        turn, call = self._awaited()
+        turn, call = self._draft.awaited()
         if turn is None or not isinstance(turn.phase, AwaitingModel) or turn.phase.id != call:
             self.ignore(response.type_name)
             return
-        self._answer(call)
-        self._record(
+        self._draft.answer(call)
+        self._draft.record(
             ModelReplied(id=call, message=response.message, stop_reason=response.stop_reason, usage=response.usage)
         )
         self._resume(turn)
-        turn = self._current()
+        turn = self._draft.current()
         task = turn.task
         calls = response.message.tool_calls
         text = response.message.text
         error = turn_errors.model_stopped(response.stop_reason, wants_tools=bool(calls))
-        if error is None and calls and turn.model_calls >= (most := self._snapshot(task.agent).max_model_calls):
+        if error is None and calls and turn.model_calls >= (most := self._draft.snapshot(task.agent).max_model_calls):
             error = turn_errors.too_many_calls(most)
         if error is not None:
             self._end(task, "failed", output=text, error=error, stop_reason=response.stop_reason)
@@ -130,13 +94,13 @@ class TurnStep:
             self._end(task, "completed", output=text, stop_reason=response.stop_reason)
 
     def tool_returned(self, result: ToolResult) -> None:
-        turn, call = self._awaited()
-        pending = self._pending(turn, call)
+        turn, call = self._draft.awaited()
+        pending = self._draft.pending(turn, call)
         if turn is None or pending is None:
             self.ignore(result.type_name)
             return
-        self._answer(call)
-        self._record(
+        self._draft.answer(call)
+        self._draft.record(
             ToolReturned(
                 id=call,
                 result=ToolResultPart(call_id=pending.call_id, parts=result.parts, is_error=result.is_error),
@@ -144,29 +108,29 @@ class TurnStep:
         )
         self._resume(turn)
         text = "\n".join(part.text for part in result.parts if isinstance(part, TextPart))
-        self._signal(turn.task, "tool_result", text, tool=pending.tool)
+        self._draft.signal(turn.task, "tool_result", text, tool=pending.tool)
         self._continue_when_complete()
 
     def stalled(self, event: StepStalled) -> None:
-        turn, call = self._awaited()
+        turn, call = self._draft.awaited()
         if turn is None or not turn.awaits(call):
             self.ignore(event.type_name)
             return
         # The letter keeps the command now: publishing it again would only bring more letters.
-        self._answer(call)
+        self._draft.answer(call)
         # The clock stands while a person has to act; a long limit takes its place.
-        limit_ms = self.given.now_ms + STALL_LIMIT * 1000
-        self._record(
+        limit_ms = self._draft.given.now_ms + STALL_LIMIT * 1000
+        self._draft.record(
             StepFailed(
                 id=call, deadline_ms=limit_ms, message_id=event.message_id, queue=event.queue, reason=event.reason
             )
         )
-        self._timers.append(self._messages.deadline_timer(turn.task, limit_ms))
-        self._write_index(turn.task, "stalled")
-        self._signal(turn.task, "stalled", f"a step failed and waits in {event.queue}.dlq: {event.reason}")
+        self._draft.timers.append(self._draft.messages.deadline_timer(turn.task, limit_ms))
+        self._draft.write_index(turn.task, "stalled")
+        self._draft.signal(turn.task, "stalled", f"a step failed and waits in {event.queue}.dlq: {event.reason}")
 
     def expired(self) -> None:
-        turn, call = self._awaited()
+        turn, call = self._draft.awaited()
         if turn is None or not turn.awaits(call):
             self.ignore(StepExpired.type_name)
             return
@@ -177,13 +141,13 @@ class TurnStep:
         self._end(turn.task, "expired", error=turn_errors.late_step())
 
     def timer(self, event: TimerDue) -> None:
-        turn = self._state.turn
-        deadlines = [(task, task.deadline_ms) for task in self._state.waiting]
+        turn = self._draft.state.turn
+        deadlines = [(task, task.deadline_ms) for task in self._draft.state.waiting]
         if turn is not None:
             deadlines.append((turn.task, turn.deadline_ms))
         due = (event.timer_id, event.due_ms)
         # A timer that was moved after it was published carries an instant that is no deadline any more.
-        task = next((task for task, at_ms in deadlines if (self._messages.timer_id(task), at_ms) == due), None)
+        task = next((task for task, at_ms in deadlines if (self._draft.messages.timer_id(task), at_ms) == due), None)
         if task is None:
             self.ignore(event.type_name)
             return
@@ -193,69 +157,60 @@ class TurnStep:
         self._end(task, "expired", error=turn_errors.late(task.allowed_ms))
 
     def ignore(self, type_name: str) -> None:
-        self._record(AnswerIgnored(type=type_name, id=self.given.envelope.message_id))
+        self._draft.record(AnswerIgnored(type=type_name, id=self._draft.given.envelope.message_id))
 
     def _repeat(self, before: Turn, call: str) -> None:
         name = f"again:{call}"
-        if name in self.given.oversize:
-            self._end(before.task, "failed", error=self._too_large("the repeated call"))
+        if name in self._draft.given.oversize:
+            self._end(before.task, "failed", error=self._draft.too_large("the repeated call"))
             return
-        self._answer(call)
-        self._record(CallRepeated(id=call, new_id=self._id(name)))
+        self._draft.answer(call)
+        self._draft.record(CallRepeated(id=call, new_id=self._draft.id(name)))
         self._resume(before)
         if isinstance(before.phase, AwaitingModel):
-            self._call_model(before.task, name)
+            self._draft.call_model(before.task, name)
             return
         at = next(at for at, item in enumerate(before.phase.calls) if item.id == call)
-        self._call_tool(before.task, name, self._state.messages[-1].tool_calls[at])
+        self._call_tool(before.task, name, self._draft.state.messages[-1].tool_calls[at])
 
     # -- what follows -------------------------------------------------------------------------------------------------
 
     def _start_next(self) -> None:
         """Start the first waiting task that can be; one that cannot leaves nothing in the transcript."""
-        while self._state.waiting:
-            task = self._state.waiting[0]
+        while self._draft.state.waiting:
+            task = self._draft.state.waiting[0]
             name = f"model:{task.id}:1"
-            if name not in self.given.oversize:
-                self._record(TurnStarted(model_call=self._id(name)))
-                self._call_model(task, name)
+            if name not in self._draft.given.oversize:
+                self._draft.record(TurnStarted(model_call=self._draft.id(name)))
+                self._draft.call_model(task, name)
                 return
-            self._end(task, "failed", error=self._too_large("the request to the model"))
-
-    def _call_model(self, task: Task, name: str) -> None:
-        agent = self._snapshot(task.agent)
-        if sealed := seal(self._state.messages, self._state.sealed, limit=self.given.body_limit):
-            self._record(TranscriptSealed(messages=sealed.messages, head=sealed.head))
-            self._index.extend(self._messages.segments(sealed))
-        request = self._messages.request(agent, self._state)
-        self._command(task, name, request, topics.llm_request(agent.model.partition("/")[0], "interactive"))
-        self._signal(task, "model_call", agent.model)
+            self._end(task, "failed", error=self._draft.too_large("the request to the model"))
 
     def _call_tools(self, turn: Turn, response: LlmResponse) -> None:
         task = turn.task
         text = response.message.text
         all_asked = {f"tool:{task.id}:{turn.model_calls}:{at}": it for at, it in enumerate(response.message.tool_calls)}
-        if too_large := next((asked for name, asked in all_asked.items() if name in self.given.oversize), None):
-            error = self._too_large(f"the call of the tool {too_large.tool}")
+        if too_large := next((asked for name, asked in all_asked.items() if name in self._draft.given.oversize), None):
+            error = self._draft.too_large(f"the call of the tool {too_large.tool}")
             self._end(task, "failed", output=text, error=error, stop_reason=response.stop_reason)
             return
         if text:
-            self._signal(task, "model_reply", text)
-        known = {tool.name for tool in self._snapshot(task.agent).tools}
+            self._draft.signal(task, "model_reply", text)
+        known = {tool.name for tool in self._draft.snapshot(task.agent).tools}
         calls: list[PendingTool] = []
         for name, asked in all_asked.items():
-            call_id = self._id(name)
+            call_id = self._draft.id(name)
             if problem := turn_errors.uncallable(asked, known):
                 result = ToolResultPart(call_id=asked.call_id, parts=(TextPart(text=problem),), is_error=True)
                 calls.append(PendingTool(id=call_id, call_id=asked.call_id, tool=asked.tool, result=result))
                 continue
             calls.append(PendingTool(id=call_id, call_id=asked.call_id, tool=asked.tool))
             self._call_tool(task, name, asked)
-        self._record(ToolsCalled(calls=tuple(calls)))
+        self._draft.record(ToolsCalled(calls=tuple(calls)))
         self._continue_when_complete()
 
     def _call_tool(self, task: Task, name: str, asked: ToolCallPart) -> None:
-        agent = self._snapshot(task.agent)
+        agent = self._draft.snapshot(task.agent)
         toolset = next(tool.toolset for tool in agent.tools if tool.name == asked.tool)
         invoke = ToolInvoke(
             tool=asked.tool,
@@ -264,19 +219,19 @@ class TurnStep:
             agent=agent.name,
             policy=agent.policy.about(asked.tool),
         )
-        self._command(task, name, invoke, topics.tool_invoke(toolset))
-        self._signal(task, "tool_call", json.dumps(asked.arguments, ensure_ascii=False), tool=asked.tool)
+        self._draft.call(task, name, invoke, topics.tool_invoke(toolset))
+        self._draft.signal(task, "tool_call", json.dumps(asked.arguments, ensure_ascii=False), tool=asked.tool)
 
     def _continue_when_complete(self) -> None:
-        turn = self._state.turn
+        turn = self._draft.state.turn
         if turn is None or not isinstance(turn.phase, AwaitingTools) or not turn.phase.complete:
             return
         name = f"model:{turn.task.id}:{turn.model_calls + 1}"
-        if name in self.given.oversize:
-            self._end(turn.task, "failed", error=self._too_large("the request to the model"))
+        if name in self._draft.given.oversize:
+            self._end(turn.task, "failed", error=self._draft.too_large("the request to the model"))
             return
-        self._record(ModelCalled(id=self._id(name)))
-        self._call_model(turn.task, name)
+        self._draft.record(ModelCalled(id=self._draft.id(name)))
+        self._draft.call_model(turn.task, name)
 
     def _end(
         self,
@@ -287,21 +242,23 @@ class TurnStep:
         error: ErrorInfo | None = None,
         stop_reason: StopReason = "end_turn",
     ) -> None:
-        turn = self._state.turn
+        turn = self._draft.state.turn
         mine = turn if turn is not None and turn.task.id == task.id else None
-        self._record(TurnEnded(task_id=task.id, status=status, output=output, error=error))
-        response = self._messages.response(task, mine, status, output=output, error=error, stop_reason=stop_reason)
-        if response.name in self.given.oversize:
-            response = shortened(response, self.given.body_limit or 0)
-        self._commands.append(response)
+        self._draft.record(TurnEnded(task_id=task.id, status=status, output=output, error=error))
+        response = self._draft.messages.response(
+            task, mine, status, output=output, error=error, stop_reason=stop_reason
+        )
+        if response.name in self._draft.given.oversize:
+            response = shortened(response, self._draft.given.body_limit or 0)
+        self._draft.commands.append(response)
         if mine is not None:
-            self._answered.extend(mine.open_calls)
-        timer_id = self._messages.timer_id(task)
-        self._timers = [timer for timer in self._timers if timer.id != timer_id]
-        self._canceled.append(timer_id)
-        self._write_index(task, status)
-        self._index.extend(self._messages.use(task, None))
-        self._signal(task, "ended", status)
+            self._draft.answered.extend(mine.open_calls)
+        timer_id = self._draft.messages.timer_id(task)
+        self._draft.timers = [timer for timer in self._draft.timers if timer.id != timer_id]
+        self._draft.canceled.append(timer_id)
+        self._draft.write_index(task, status)
+        self._draft.index.extend(self._draft.messages.use(task, None))
+        self._draft.signal(task, "ended", status)
         if mine is not None:
             self._start_next()
 
@@ -311,52 +268,8 @@ class TurnStep:
         It stands still as long as one of its calls is stalled, whichever others are answered.
         """
         task = before.task
-        if before.stalled and not self._current().stalled:
-            deadline_ms = self.given.now_ms + task.allowed_ms
-            self._record(TurnResumed(deadline_ms=deadline_ms))
-            self._timers.append(self._messages.deadline_timer(task, deadline_ms))
-            self._write_index(task, "accepted")
-
-    # -- pieces -------------------------------------------------------------------------------------------------------
-
-    def _record(self, record: TurnRecord) -> None:
-        self._records.append(record)
-        self._state = evolve(self._state, record)
-
-    def _answer(self, call: str) -> None:
-        self._answered.append(call)
-
-    def _current(self) -> Turn:
-        assert self._state.turn is not None
-        return self._state.turn
-
-    def _awaited(self) -> tuple[Turn | None, str]:
-        """The turn under way, and the call that the input answers."""
-        address = self.given.envelope.return_address
-        call = token_parts(address.token)[1] if address else ""
-        return self._state.turn, call
-
-    def _pending(self, turn: Turn | None, call: str) -> PendingTool | None:
-        if turn is None or not isinstance(turn.phase, AwaitingTools):
-            return None
-        return next((item for item in turn.phase.calls if item.id == call and item.result is None), None)
-
-    def _command(self, task: Task, name: str, event: LlmRequest | ToolInvoke, topic: str) -> None:
-        call = self._id(name)
-        self._commands.append(self._messages.call(task, name, call, event, topic, self._current().deadline_ms))
-
-    def _id(self, name: str) -> str:
-        """The id that the command of that name will have."""
-        envelope = self.given.envelope
-        return derive_id(envelope.message_id, name, tenant=envelope.tenant)
-
-    def _too_large(self, what: str) -> ErrorInfo:
-        return turn_errors.too_large(what, self.given.body_limit)
-
-    def _signal(self, task: Task, kind: StatusKind, text: str, *, tool: str = "") -> None:
-        turn = self._state.turn
-        step = turn.model_calls if turn and turn.task.id == task.id else 0
-        self._signals.append(self._messages.status(task, kind, text, number=len(self._signals), tool=tool, step=step))
-
-    def _write_index(self, task: Task, status: str) -> None:
-        self._index.append(self._messages.index(task, status))
+        if before.stalled and not self._draft.current().stalled:
+            deadline_ms = self._draft.given.now_ms + task.allowed_ms
+            self._draft.record(TurnResumed(deadline_ms=deadline_ms))
+            self._draft.timers.append(self._draft.messages.deadline_timer(task, deadline_ms))
+            self._draft.write_index(task, "accepted")
