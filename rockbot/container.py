@@ -22,7 +22,7 @@ from rockbot.injection import containers, providers
 from rockbot.letters.service import LetterService
 from rockbot.machines.recovery import OutboxRecovery, TimerSweeper
 from rockbot.outgoing import Outgoing
-from rockbot.plugins import Contribution, Plugin, Services, load_plugins
+from rockbot.plugins import Contribution, Plugin, Services, Signal, load_plugins
 from rockbot.receiving import OrderedReceiving, Receiving
 from rockbot.settings import Settings
 from rockbot.state.ledger import StateLedger
@@ -34,7 +34,7 @@ from rockbot_messaging.clock import Clock, IdSource, RandomIds, SystemClock
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.ledger import ResultLedger
 from rockbot_messaging.measures import Counters, Measures
-from rockbot_messaging.ports import MessageBus
+from rockbot_messaging.ports import Door, MessageBus
 from rockbot_messaging.regulation import Regulation, StartMarks
 from rockbot_messaging.subscriptions import Subscription, WorkSubscription
 
@@ -102,6 +102,13 @@ def _adjusted(subscription: Subscription, settings: Settings) -> Subscription:
     if not isinstance(subscription, WorkSubscription):
         return subscription
     return adjusted(subscription, settings.subscriptions)
+
+
+def _signal(bus: MessageBus) -> Signal:
+    async def signal(envelope: MessageEnvelope) -> None:
+        await bus.publisher.publish(envelope, door=Door.LOSSY)
+
+    return signal
 
 
 def _registry(contributions: Contributions) -> EventRegistry:
@@ -218,6 +225,7 @@ class HostContainer(containers.DeclarativeContainer):
     measures: providers.Singleton[Any] = providers.Singleton(Counters)
     toolbox = providers.Singleton(Toolbox)
     running = providers.Singleton(RunningCalls)
+    signal = providers.Singleton(_signal, bus)
     services = providers.Singleton(
         Services,
         settings=settings,
@@ -229,6 +237,7 @@ class HostContainer(containers.DeclarativeContainer):
         tools=toolbox,
         measures=measures,
         running=running,
+        signal=signal,
     )
     #: One provider per plug-in, in the order of the setting `handlers`; filled by `compose`.
     parts = providers.List()

@@ -16,12 +16,12 @@ from rockbot.events.models import LlmRequest, LlmResponse
 
 __all__ = [
     "LlmClient",
-    "LlmDelta",
     "LlmError",
     "LlmPermanent",
     "LlmThrottled",
     "LlmTransient",
     "LlmUnknownOutcome",
+    "TextDelta",
 ]
 
 
@@ -69,7 +69,7 @@ class LlmUnknownOutcome(LlmError):
 
 @final
 @dataclass(frozen=True, slots=True)
-class LlmDelta:
+class TextDelta:
     """A piece of the reply's text, as it comes."""
 
     text: str
@@ -93,7 +93,7 @@ class LlmClient(Protocol):
 
     def stream(
         self, request: LlmRequest, *, call_id: str, deadline: float | None
-    ) -> AsyncIterator[LlmDelta | LlmResponse]:
+    ) -> AsyncIterator[TextDelta | LlmResponse]:
         """Make one attempt; yields the text in pieces and at the end, exactly once, the whole reply.
 
         The pieces joined are the text of the reply. Raises as `complete` does, also after some pieces.

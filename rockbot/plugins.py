@@ -6,7 +6,7 @@ contribution is plain data, so that `rockbot pipeline` can print it and the cont
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, final
 
@@ -18,12 +18,13 @@ from rockbot.settings import Settings
 from rockbot.state.ports import StateStore
 from rockbot_messaging.canceling import RunningCalls
 from rockbot_messaging.clock import Clock, IdSource
+from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.ledger import ResultLedger
 from rockbot_messaging.measures import NO_MEASURES, Measures
 from rockbot_messaging.subscriptions import Subscription, WorkSubscription
 from rockbot_messaging.trust import Roles
 
-__all__ = ["ENTRY_POINTS", "Contribution", "Link", "Loop", "Plugin", "Services", "load_plugins"]
+__all__ = ["ENTRY_POINTS", "Contribution", "Link", "Loop", "Plugin", "Services", "Signal", "load_plugins"]
 
 #: The extra that brings a package which handlers may need at import.
 _EXTRAS: Final = {
@@ -39,13 +40,22 @@ _EXTRAS: Final = {
 ENTRY_POINTS: Final = "rockbot.handlers"
 
 
+#: Publishes one message by the lossy door at once, while the handler still works; it may be lost.
+Signal = Callable[[MessageEnvelope], Awaitable[None]]
+
+
+async def _unheard(_: MessageEnvelope) -> None:
+    """For compositions without a bus."""
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Services:
     """What the host gives to plug-ins. `owner` names this process in claims and leases.
 
     `tools` returns every tool that the plug-ins of this host contribute; it is complete once all of them were built.
-    `running` is where calls that can be cancelled are registered: give it to `LedgeredCalls`.
+    `running` is where calls that can be cancelled are registered: give it to `LedgeredCalls`. `signal` is for what watchers
+    see of work under way; everything else is emitted.
     """
 
     settings: Settings
@@ -57,6 +67,7 @@ class Services:
     tools: Callable[[], tuple[ToolSpec, ...]]
     measures: Measures = NO_MEASURES
     running: RunningCalls = field(default_factory=RunningCalls)
+    signal: Signal = _unheard
 
     @property
     def roles(self) -> Roles:

@@ -32,6 +32,7 @@ from rockbot.settings_delivery import (
     SubscriptionSettings,
     TrustSettings,
 )
+from rockbot.settings_streaming import StreamingSettings
 from rockbot_messaging.topics import check_word
 
 __all__ = [
@@ -154,6 +155,7 @@ class Settings(BaseSettings):
     anthropic: AnthropicSettings = AnthropicSettings()
     providers: dict[str, OpenAiSettings] = Field(default_factory=dict)
     scripted: ScriptedSettings = ScriptedSettings()
+    streaming: StreamingSettings = StreamingSettings()
     source: str = "rockbot"
 
     @field_validator("namespace", "default_agent")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from rockbot_messaging.topics import check_topic
+from rockbot_messaging.topics import check_topic, escape_word
 
 __all__ = [
     "INTERNAL",
@@ -13,6 +13,7 @@ __all__ = [
     "approval_decision",
     "approval_request",
     "is_inner_type",
+    "llm_delta",
     "llm_request",
     "response",
     "script_invoke",
@@ -89,6 +90,11 @@ def timer_due(agent: str) -> str:
 def llm_request(backend: str, lane: Lane) -> str:
     """Model calls to a backend."""
     return check_topic(f"llm.request.{backend}.{lane}")
+
+
+def llm_delta(conversation_id: str) -> str:
+    """Text of a conversation's replies, while a model writes it."""
+    return check_topic(f"llm.delta.{escape_word(conversation_id)}")
 
 
 def tool_invoke(toolset: str) -> str:

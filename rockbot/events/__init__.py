@@ -22,7 +22,7 @@ from rockbot.events.content import (
 )
 from rockbot.events.control import CancelTask, ControlCancel
 from rockbot.events.event import Event
-from rockbot.events.models import LlmRequest, LlmResponse, SegmentRef, StopReason, Usage
+from rockbot.events.models import LlmDelta, LlmRequest, LlmResponse, SegmentRef, StopReason, Usage
 from rockbot.events.registry import EventRegistry, InvalidEvent, UnknownType
 from rockbot.events.tasks import (
     AgentResponse,
@@ -59,6 +59,7 @@ __all__ = [
     "ImagePart",
     "InvalidEvent",
     "JsonPart",
+    "LlmDelta",
     "LlmRequest",
     "LlmResponse",
     "Message",
@@ -101,6 +102,7 @@ HOST_EVENTS: Final[tuple[type[Event], ...]] = (
     ApprovalDecision,
     LlmRequest,
     LlmResponse,
+    LlmDelta,
     ToolInvoke,
     ToolResult,
     TimerDue,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from rockbot.events.content import Message
 from rockbot.events.event import Event
 from rockbot.events.tools import ToolSpec
+from rockbot_messaging.ports import Door
 
-__all__ = ["LlmRequest", "LlmResponse", "SegmentRef", "StopReason", "Usage"]
+__all__ = ["LlmDelta", "LlmRequest", "LlmResponse", "SegmentRef", "StopReason", "Usage"]
 
 StopReason = Literal["end_turn", "tool_use", "max_tokens", "stop_sequence", "refusal", "context_window", "other"]
 
@@ -58,6 +59,7 @@ class LlmRequest(Event):
 
     The transcript is what `earlier` points at (the segments lie in the state store, under the envelope's tenant and
     conversation), then `messages`. A request that is whole by itself has no `earlier`.
+    `output_schema` is the JSON schema of what the reply's text shall be; a reply that calls tools is none yet.
     """
 
     type_name: ClassVar[str] = "rockbot.llm.request"
@@ -69,10 +71,15 @@ class LlmRequest(Event):
     earlier: SegmentRef | None = None
     tools: tuple[ToolSpec, ...] = ()
     max_output_tokens: int = 4096
+    output_schema: dict[str, Any] | None = None
 
 
 class LlmResponse(Event):
-    """One finished model reply."""
+    """One finished model reply.
+
+    `structured` is the object that `LlmRequest.output_schema` asked for. `problem` is empty, or says why the reply is none,
+    also after the model was asked once to mend it.
+    """
 
     type_name: ClassVar[str] = "rockbot.llm.response"
 
@@ -80,3 +87,29 @@ class LlmResponse(Event):
     stop_reason: StopReason = "end_turn"
     model: str = ""
     usage: Usage = Usage()
+    structured: Any = None
+    problem: str = ""
+
+
+class LlmDelta(Event):
+    """Some of a reply's text, while the model writes it. Deltas may be lost; the reply they make is not.
+
+    The key is (task, call, attempt, sequence, offset). `attempt` grows with every attempt at the call: a greater one opens with
+    `reset` and forgets what the one before it said, and what comes of a smaller one is late. `sequence` counts the deltas of an
+    attempt from 0, `offset` the Unicode code points of text before this one. `done` says that the reply is complete: its text
+    is what the deltas of this attempt make together.
+    """
+
+    type_name: ClassVar[str] = "rockbot.llm.delta"
+    topics: ClassVar[tuple[str, ...]] = ("llm.delta.*",)
+    door: ClassVar[Door] = Door.LOSSY
+
+    task_id: str = ""
+    conversation_id: str
+    call_id: str
+    attempt: int
+    sequence: int
+    offset: int
+    text: str = ""
+    reset: bool = False
+    done: bool = False

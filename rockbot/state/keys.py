@@ -25,6 +25,8 @@ __all__ = [
     "prefix",
     "segment_key",
     "segment_prefix",
+    "reply_key",
+    "reply_prefix",
     "task_key",
 ]
 
@@ -88,6 +90,16 @@ def task_key(tenant: str, task_id: str) -> Key:
 def call_key(tenant: str, call_id: str) -> Key:
     """The ledger entry of a call."""
     return key(tenant, "call", call_id)
+
+
+def reply_key(tenant: str, conversation_id: str, call_id: str) -> Key:
+    """The text so far of a reply that a model is writing."""
+    return key(tenant, "reply", conversation_id, call_id)
+
+
+def reply_prefix(tenant: str, conversation_id: str) -> Prefix:
+    """All of them in one conversation."""
+    return prefix(tenant, "reply", conversation_id)
 
 
 def handled_key(tenant: str, subscription: str, message_id: str) -> Key:

@@ -14,12 +14,12 @@ import pytest
 from rockbot.events import LlmRequest, LlmResponse, Message, TextPart, ThinkingPart, ToolResultPart, ToolSpec
 from rockbot.llm import (
     LlmClient,
-    LlmDelta,
     LlmError,
     LlmPermanent,
     LlmThrottled,
     LlmTransient,
     LlmUnknownOutcome,
+    TextDelta,
 )
 
 Failure = Literal["transient", "throttled", "permanent", "unknown"]
@@ -160,7 +160,7 @@ class ModelContract:
         pieces, whole = items[:-1], items[-1]
         assert isinstance(whole, LlmResponse)
         assert len(pieces) > 1
-        assert "".join(piece.text for piece in pieces if isinstance(piece, LlmDelta)) == whole.message.text == text
+        assert "".join(piece.text for piece in pieces if isinstance(piece, TextDelta)) == whole.message.text == text
         assert [(call.tool, call.arguments) for call in whole.message.tool_calls] == [("add", {"n": 1})]
         assert whole.stop_reason == "tool_use"
         assert whole.usage.output_tokens > 0

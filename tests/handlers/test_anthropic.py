@@ -24,7 +24,7 @@ from rockbot.events import (
     ToolSpec,
     Usage,
 )
-from rockbot.llm import LlmDelta, LlmError, LlmPermanent, LlmThrottled, LlmUnknownOutcome
+from rockbot.llm import LlmError, LlmPermanent, LlmThrottled, LlmUnknownOutcome, TextDelta
 from rockbot.settings import AnthropicSettings
 from rockbot_handlers.llm.anthropic import AnthropicClient, open_anthropic
 
@@ -214,7 +214,7 @@ END = [
 async def test_a_streamed_reply_comes_in_pieces_and_then_whole(server: Server, client: AnthropicClient) -> None:
     server.replies = [Reply(sse(START, *PIECES, *END))]
     items = [item async for item in client.stream(request(), call_id="c", deadline=None)]
-    assert items[:-1] == [LlmDelta("Hel"), LlmDelta("lo")]
+    assert items[:-1] == [TextDelta("Hel"), TextDelta("lo")]
     whole = items[-1]
     assert isinstance(whole, LlmResponse)
     assert (whole.message.text, whole.stop_reason, whole.usage.output_tokens) == ("Hello", "end_turn", 9)

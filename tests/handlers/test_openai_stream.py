@@ -9,7 +9,7 @@ import pytest
 from nodes.openai_api import KEY, Server, chunk, error, request, serve, sse
 
 from rockbot.events import LlmResponse, TextPart, ThinkingPart
-from rockbot.llm import LlmDelta, LlmError, LlmPermanent, LlmThrottled, LlmUnknownOutcome
+from rockbot.llm import LlmError, LlmPermanent, LlmThrottled, LlmUnknownOutcome, TextDelta
 from rockbot.settings import OpenAiSettings
 from rockbot_handlers.llm.openai import OpenAiClient, open_openai
 
@@ -32,7 +32,7 @@ async def test_a_streamed_reply_comes_in_pieces_and_then_whole(server: Server, c
     pieces = [chunk(reasoning_content="h"), chunk(reasoning_content="m"), chunk(content="Hel"), chunk(content="lo")]
     server.replies = [sse(*pieces, chunk("stop"), chunk(usage=usage))]
     items = [item async for item in client.stream(request(), call_id="c", deadline=None)]
-    assert items[:-1] == [LlmDelta("Hel"), LlmDelta("lo")]
+    assert items[:-1] == [TextDelta("Hel"), TextDelta("lo")]
     whole = items[-1]
     assert isinstance(whole, LlmResponse)
     assert whole.message.parts == (
@@ -72,7 +72,7 @@ async def test_a_stream_that_is_cut_leaves_the_outcome_unknown(
     with pytest.raises(LlmUnknownOutcome, match="ended before"):
         async for item in client.stream(request(), call_id="c", deadline=None):
             items.append(item)  # noqa: PERF401 -- what came before the error counts
-    assert items == [LlmDelta("Hel")]
+    assert items == [TextDelta("Hel")]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from rockbot.events import (
     ToolResultPart,
     ToolSpec,
 )
-from rockbot.llm import LlmDelta, LlmPermanent, LlmThrottled, LlmTransient, LlmUnknownOutcome
+from rockbot.llm import LlmPermanent, LlmThrottled, LlmTransient, LlmUnknownOutcome, TextDelta
 from rockbot.settings import ScriptedSettings, Settings
 from rockbot_handlers.llm.rules import parse_scripts
 from rockbot_handlers.llm.scripted import ScriptedClient, open_scripted
@@ -232,7 +232,7 @@ async def test_a_streamed_reply_is_the_reply_in_pieces(demo: ScriptedClient) -> 
     whole = pieces.pop()
     assert isinstance(whole, LlmResponse)
     assert len(pieces) > 1
-    assert "".join(piece.text for piece in pieces if isinstance(piece, LlmDelta)) == whole.message.text
+    assert "".join(piece.text for piece in pieces if isinstance(piece, TextDelta)) == whole.message.text
 
 
 async def test_usage_counts_words(demo: ScriptedClient) -> None:

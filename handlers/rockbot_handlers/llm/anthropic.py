@@ -15,7 +15,7 @@ import anthropic
 
 from rockbot.errors import ConfigError
 from rockbot.events import LlmRequest, LlmResponse
-from rockbot.llm import LlmDelta, LlmError, LlmUnknownOutcome
+from rockbot.llm import LlmError, LlmUnknownOutcome, TextDelta
 from rockbot.settings import AnthropicSettings
 from rockbot_handlers.llm.anthropic_errors import NO_MESSAGE, SDK_ERRORS, translate
 from rockbot_handlers.llm.anthropic_wire import request_body, response_of
@@ -80,7 +80,7 @@ class AnthropicClient:
         *,
         call_id: str,  # noqa: ARG002
         deadline: float | None,
-    ) -> AsyncIterator[LlmDelta | LlmResponse]:
+    ) -> AsyncIterator[TextDelta | LlmResponse]:
         """One attempt, its text as it comes. Raises as the port says."""
         body = request_body(request)
         try:
@@ -89,7 +89,7 @@ class AnthropicClient:
                     **body, max_tokens=request.max_output_tokens, timeout=self._client.timeout
                 ) as stream:
                     async for text in stream.text_stream:
-                        yield LlmDelta(text)
+                        yield TextDelta(text)
                     message = await stream.get_final_message()
         except (*SDK_ERRORS, TimeoutError) as exc:
             raise self._error(exc) from None

@@ -17,6 +17,7 @@ from rockbot.handler import CallNext
 from rockbot.llm import LlmClient, LlmPermanent, LlmThrottled, LlmTransient, LlmUnknownOutcome
 from rockbot.machines.transcript import TranscriptDamaged, Transcripts
 from rockbot.state.ports import StateUnavailable
+from rockbot_handlers.llm.streaming import Streaming
 from rockbot_messaging.calls import CLAIM_SECONDS, CallRefused, LedgeredCalls
 from rockbot_messaging.canceling import RunningCalls
 from rockbot_messaging.ledger import ResultLedger
@@ -37,11 +38,13 @@ class LlmHandler:
         transcripts: Transcripts,
         *,
         owner: str,
+        streaming: Streaming,
         claim_seconds: float = CLAIM_SECONDS,
         running: RunningCalls | None = None,
     ) -> None:
         self._clients = dict(clients)
         self._transcripts = transcripts
+        self._streaming = streaming
         self._calls = LedgeredCalls(
             ledger,
             owner=owner,
@@ -72,7 +75,7 @@ class LlmHandler:
             request = await self._transcripts.whole(
                 event, tenant=envelope.tenant, conversation_id=envelope.conversation_id
             )
-            response = await client.complete(request, call_id=envelope.message_id, deadline=context.remaining)
+            response = await self._streaming.of(context).make(client, request)
             return response.to_body()
 
         try:

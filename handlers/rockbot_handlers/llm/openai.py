@@ -16,7 +16,7 @@ from typing import Any, Final, final
 import openai
 
 from rockbot.events import LlmRequest, LlmResponse, Message
-from rockbot.llm import LlmDelta
+from rockbot.llm import TextDelta
 from rockbot.settings import OpenAiSettings
 from rockbot_handlers.llm.openai_errors import SDK_ERRORS, Translator, ending
 from rockbot_handlers.llm.openai_stream import Assembly
@@ -81,7 +81,7 @@ class OpenAiClient:
 
     async def stream(
         self, request: LlmRequest, *, call_id: str, deadline: float | None
-    ) -> AsyncIterator[LlmDelta | LlmResponse]:
+    ) -> AsyncIterator[TextDelta | LlmResponse]:
         """One attempt, its text as it comes. Raises as the port says."""
         body = request_body(request, self._endpoint) | {"stream": True, "stream_options": {"include_usage": True}}
         assembly = Assembly()
@@ -90,7 +90,7 @@ class OpenAiClient:
                 async with await self._client.chat.completions.create(**body, extra_headers=self._extra) as chunks:
                     async for chunk in chunks:
                         if text := self._add(assembly, chunk):
-                            yield LlmDelta(text)
+                            yield TextDelta(text)
         except (*SDK_ERRORS, TimeoutError) as exc:
             if assembly.whole()["choices"][0]["message"].get("content"):
                 raise self._errors.translate(exc) from None

@@ -13,6 +13,7 @@ from rockbot.machines.transcript import Transcripts
 from rockbot.plugins import Contribution, Link, Services
 from rockbot_handlers.llm.handler import LlmHandler
 from rockbot_handlers.llm.providers import open_clients
+from rockbot_handlers.llm.streaming import Streaming
 from rockbot_messaging.subscriptions import Lane, WorkSubscription
 
 __all__ = ["plugin"]
@@ -49,5 +50,6 @@ def plugin(services: Services) -> Contribution:
         owner=services.owner,
         claim_seconds=settings.host.claim_seconds,
         running=services.running,
+        streaming=Streaming(settings.streaming, state=services.state, signal=services.signal),
     )
     return Contribution(links=(Link(Order.WORK, "llm", handler),), subscriptions=subscriptions, close=close)

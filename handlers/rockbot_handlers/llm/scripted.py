@@ -28,7 +28,7 @@ from rockbot.events import (
     Usage,
     text_of,
 )
-from rockbot.llm import LlmDelta, LlmError, LlmPermanent, LlmThrottled, LlmTransient, LlmUnknownOutcome
+from rockbot.llm import LlmError, LlmPermanent, LlmThrottled, LlmTransient, LlmUnknownOutcome, TextDelta
 from rockbot.settings import Settings
 from rockbot_handlers.llm.arithmetic import find_expression
 from rockbot_handlers.llm.rules import Fault, Rule, Script, builtin_scripts, load_scripts
@@ -150,12 +150,12 @@ class ScriptedClient:
 
     async def stream(
         self, request: LlmRequest, *, call_id: str, deadline: float | None
-    ) -> AsyncIterator[LlmDelta | LlmResponse]:
+    ) -> AsyncIterator[TextDelta | LlmResponse]:
         """The same reply in pieces."""
         response = await self.complete(request, call_id=call_id, deadline=deadline)
         text = response.message.text
         for at in range(0, len(text), _PIECE):
-            yield LlmDelta(text[at : at + _PIECE])
+            yield TextDelta(text[at : at + _PIECE])
         yield response
 
     async def count_tokens(self, request: LlmRequest) -> int:
