@@ -27,7 +27,7 @@ from rockbot_messaging.testing.harness import buried, message
 from rockbot_messaging.verdicts import DeadLetter
 
 _TESTS: Final = Path(__file__).parents[1]
-_SECTIONS: Final = ("broker", "subscriptions", "letters", "artifacts", "signing", "trust")
+_SECTIONS: Final = ("broker", "subscriptions", "letters", "artifacts", "signing", "streaming", "trust")
 
 _EACH: Final = "core/test_receiving.py::test_each_key_changes_what_it_names_and_nothing_else"
 _WAITS: Final = "core/test_settings_effects.py::test_each_number_of_a_backoff_changes_how_long_is_waited"
@@ -38,6 +38,8 @@ _BODIES: Final = "core/test_bus_layers.py::test_artifacts_threshold_bytes_and_fo
 _SIGNS: Final = "core/test_bus_layers.py::test_signing_keys_key_and_require_say_who_signs_and_what_must_be"
 _TRUSTS: Final = "core/test_bus_layers.py::test_whoever_handles_messages_where_trust_is_enforced_must_be_trusted_itself"
 _KEPT: Final = "letters/test_index.py::test_letters_are_kept_for_ever_unless_the_settings_say_otherwise"
+
+_SNAPSHOTS: Final = "handlers/test_streaming.py::test_the_text_so_far_is_stored_for_those_who_come_late"
 
 #: The test of each key's effect.
 _TESTED: Final = {
@@ -58,6 +60,12 @@ _TESTED: Final = {
     "signing.key": _SIGNS,
     "signing.keys": _SIGNS,
     "signing.require": _SIGNS,
+    "streaming.batch_chars": "handlers/test_streaming.py::test_pieces_are_gathered_into_batches",
+    "streaming.batch_seconds": "handlers/test_streaming.py::test_a_batch_does_not_wait_for_more_than_its_time",
+    "streaming.enabled": "handlers/test_streaming.py::test_switched_off_a_call_is_made_whole_and_costs_nothing",
+    "streaming.keep_seconds": f"{_SNAPSHOTS}_and_goes_after_its_time",
+    "streaming.snapshot_bytes": f"{_SNAPSHOTS}_and_goes_after_its_time",
+    "streaming.snapshot_seconds": "handlers/test_streaming.py::test_a_snapshot_is_due_by_time_too",
     "trust.enforce": _TRUSTS,
     "trust.users": _TRUSTS,
     **{
