@@ -23,10 +23,10 @@ __all__ = [
     "key",
     "key_parts",
     "prefix",
-    "segment_key",
-    "segment_prefix",
     "reply_key",
     "reply_prefix",
+    "segment_key",
+    "segment_prefix",
     "task_key",
 ]
 
