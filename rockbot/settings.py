@@ -8,13 +8,23 @@ no limit.
 
 from __future__ import annotations
 
+import functools
 import os
-import re
-import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, final
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -23,7 +33,7 @@ from pydantic_settings import (
 )
 
 from rockbot.errors import ConfigError
-from rockbot.policies import Policy
+from rockbot.settings_agents import AgentFileSettings, AgentPlace, AgentSettings
 from rockbot.settings_delivery import (
     ArtifactSettings,
     BrokerSettings,
@@ -32,6 +42,7 @@ from rockbot.settings_delivery import (
     SubscriptionSettings,
     TrustSettings,
 )
+from rockbot.settings_sources import Source, agent_places, has, is_setting, merge, read_agents, read_secrets, read_toml
 from rockbot.settings_streaming import StreamingSettings
 from rockbot_messaging.topics import check_word
 
@@ -53,25 +64,6 @@ ANTHROPIC_MODEL = "anthropic/claude-sonnet-5-5"
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class AgentSettings(_Section):
-    """One agent.
-
-    `model` None means the host's; `tools` None means all that are installed. `max_model_calls` bounds one task,
-    `timeout_seconds` is the deadline of a task that brings none. `max_waiting` is how many tasks may wait in one
-    conversation for the one under way; what comes beyond is answered as failed (`busy`) at once. `policy` says which calls of
-    its tools are allowed, denied, or need a person's approval.
-    """
-
-    instructions: str = "You are a helpful assistant. Use the tools for anything that needs computing."
-    model: str | None = None
-    tools: tuple[str, ...] | None = None
-    max_model_calls: int = Field(default=25, ge=1, le=1000)
-    max_output_tokens: int = Field(default=4096, ge=1)
-    timeout_seconds: float = Field(default=3600, gt=0, le=30 * 86_400)
-    max_waiting: int = Field(default=100, ge=0, le=10_000)
-    policy: Policy = Policy()
 
 
 class AnthropicSettings(_Section):
@@ -144,6 +136,7 @@ class Settings(BaseSettings):
     default_agent: str = "assistant"
     handlers: tuple[str, ...] = ("logging", "deadline", "deduplication", "agent", "llm", "scripts")
     agents: dict[str, AgentSettings] = Field(default_factory=lambda: {"assistant": AgentSettings()})
+    agent_files: AgentFileSettings = AgentFileSettings()
     host: HostSettings = HostSettings()
     scripts: dict[str, Any] = Field(default_factory=dict)
     broker: BrokerSettings = BrokerSettings()
@@ -157,6 +150,8 @@ class Settings(BaseSettings):
     scripted: ScriptedSettings = ScriptedSettings()
     streaming: StreamingSettings = StreamingSettings()
     source: str = "rockbot"
+
+    _origin: _Origin = PrivateAttr(default_factory=lambda: _Origin())
 
     @field_validator("namespace", "default_agent")
     @classmethod
@@ -209,30 +204,34 @@ class Settings(BaseSettings):
         """The state store's URL."""
         return self.state_url or f"sqlite:///{_state_dir() / 'state.db'}"
 
+    def agent_place(self, name: str) -> AgentPlace:
+        """Where an agent is defined."""
+        return self._origin.places.get(name, AgentPlace())
+
+    def reread(self) -> Settings | None:
+        """The settings as the same sources give them now; None when these were not read from any.
+
+        Raises:
+            ConfigError: as `load`.
+        """
+        return None if self._origin.reread is None else self._origin.reread()
+
     def agent_model(self, agent: AgentSettings) -> str:
         """The model of an agent."""
         return agent.model or self.model_name
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """Where settings were read; equal settings are equal wherever they come from."""
+
+    places: dict[str, AgentPlace] = field(default_factory=dict, compare=False)
+    reread: Callable[[], Settings] | None = field(default=None, compare=False)
+
+
 def _state_dir() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state", "rockbot")
-
-
-#: Variables that are ours but no settings.
-_NOT_SETTINGS = ("ROCKBOT_CONFIG", "ROCKBOT_SECRETS_DIR")
-#: What Kubernetes puts into every container for a Service whose name begins with rockbot.
-_SERVICE_LINK = re.compile(
-    r"ROCKBOT_(?:[A-Z0-9]+_)*?(?:SERVICE_HOST|SERVICE_PORT\w*|PORT(?:_\d+_(?:TCP|UDP|SCTP)\w*)?)"
-)
-
-
-def _is_setting(variable: str) -> bool:
-    return (
-        variable.startswith("ROCKBOT_")
-        and variable not in _NOT_SETTINGS
-        and not variable.startswith("ROCKBOT_TEST_")
-        and ("__" in variable or not _SERVICE_LINK.fullmatch(variable))
-    )
 
 
 def load(flags: dict[str, Any] | None = None, *, config: Path | None = None) -> Settings:
@@ -241,42 +240,38 @@ def load(flags: dict[str, Any] | None = None, *, config: Path | None = None) -> 
     `config` names the file and must exist; without it ``ROCKBOT_CONFIG``, then `rockbot.toml` in the working folder, if any.
 
     Raises:
-        ConfigError: a file cannot be read, a key is unknown, a value is wrong; the text names key and source.
+        ConfigError: a file cannot be read, a key is unknown, a value is wrong; the text names key, source and line.
     """
-    sources: list[tuple[str, dict[str, Any]]] = []
+    sources: list[Source] = []
     named = config or (Path(os.environ["ROCKBOT_CONFIG"]) if os.environ.get("ROCKBOT_CONFIG") else None)
     path = named or Path("rockbot.toml")
     if named is not None or path.exists():
-        sources.append((str(path), _read_toml(path)))
+        sources.append(read_toml(path, "the settings file"))
+    files = len(sources)
     if secrets := os.environ.get("ROCKBOT_SECRETS_DIR"):
         if not Path(secrets).is_dir():
             raise ConfigError(f"ROCKBOT_SECRETS_DIR names {secrets!r}, which is no folder")
-        sources.append((f"secret files in {secrets}", _read_secrets(Path(secrets))))
-    sources.append(("the environment", _read_environment()))
-    sources.append(("command-line flags", {key: value for key, value in (flags or {}).items() if value is not None}))
+        sources.append(Source(f"secret files in {secrets}", read_secrets(Path(secrets))))
+    sources.append(Source("the environment", _read_environment()))
+    given = {key: value for key, value in (flags or {}).items() if value is not None}
+    sources.append(Source("command-line flags", given))
+    # Files of agents stand where the settings file does: what is nearer to one process goes before them.
+    sources[files:files] = read_agents(sources, inline=sources[0] if files else None)
 
     merged: dict[str, Any] = {}
-    for _, values in sources:
-        _merge(merged, values)
+    for source in sources:
+        merge(merged, source.values)
     try:
-        return Settings(**merged)
+        settings = Settings(**merged)
     except ValidationError as exc:
         raise ConfigError(_explain(exc, sources)) from None
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"the settings file {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"the settings file {path} cannot be read: {exc}") from None
-    except tomllib.TOMLDecodeError as exc:
-        raise ConfigError(f"the settings file {path} is not valid TOML: {exc}") from None
+    reread = functools.partial(load, flags, config=config)
+    settings._origin = _Origin(agent_places(settings.agents, sources), reread)
+    return settings
 
 
 def _read_environment() -> dict[str, Any]:
-    for name in filter(_is_setting, os.environ):
+    for name in filter(is_setting, os.environ):
         key = name.removeprefix("ROCKBOT_").split("__")[0].lower()
         if key not in Settings.model_fields:
             raise ConfigError(f"the environment variable {name} sets no setting: there is no key {key!r}{_near(key)}")
@@ -286,58 +281,30 @@ def _read_environment() -> dict[str, Any]:
         raise ConfigError(f"an environment variable cannot be read: {exc}") from None
 
 
-def _read_secrets(folder: Path) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.is_file():
-            continue  # a mounted Kubernetes secret keeps its versions in hidden folders
-        *parents, last = path.name.lower().removeprefix("rockbot_").split("__")
-        at = values
-        for parent in parents:
-            at = at.setdefault(parent, {})
-            if not isinstance(at, dict):
-                raise ConfigError(f"the secret file {path} sets a key of {parent!r}, which another one sets whole")
-        try:
-            at[last] = path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise ConfigError(f"the secret file {path} cannot be read: {type(exc).__name__}") from None
-    return values
-
-
-def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
-    for key, value in values.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = dict(value) if isinstance(value, dict) else value
-
-
-def _near(key: str) -> str:
+def _near(key: str, section: Sequence[str] = ()) -> str:
     import difflib
 
-    close = difflib.get_close_matches(key, Settings.model_fields, n=1)
+    match section:
+        case []:
+            known = list(Settings.model_fields)
+        case ["agents", _]:
+            known = list(AgentSettings.model_fields)
+        case _:
+            known = []
+    close = difflib.get_close_matches(key, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _explain(exc: ValidationError, sources: list[tuple[str, dict[str, Any]]]) -> str:
+def _explain(exc: ValidationError, sources: Sequence[Source]) -> str:
     lines = []
     for error in exc.errors(include_url=False, include_input=False):
         path = [str(part) for part in error["loc"]]
-        origin = next((name for name, values in reversed(sources) if _has(values, path)), None)
-        where = f" (from {origin})" if origin else ""
+        known = path[:-1] if error["type"] == "missing" else path
+        origin = next((source for source in reversed(sources) if known and has(source.values, known)), None)
+        where = f" (from {origin.at(path)})" if origin else ""
         if error["type"] == "extra_forbidden":
-            hint = _near(path[-1]) if len(path) == 1 else ""
-            lines.append(f"unknown setting {'.'.join(path)!r}{where}{hint}")
+            lines.append(f"unknown setting {'.'.join(path)!r}{where}{_near(path[-1], path[:-1])}")
         else:
             message = error["msg"].removeprefix("Value error, ")
             lines.append(f"setting {'.'.join(path)!r}{where}: {message}" if path else message)
     return "; ".join(lines)
-
-
-def _has(values: dict[str, Any], path: list[str]) -> bool:
-    at: Any = values
-    for part in path:
-        if not isinstance(at, dict) or part not in at:
-            return False
-        at = at[part]
-    return True

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rockbot.events.tools import ToolSpec
 from rockbot.policies.rules import Policy
 
-__all__ = ["AgentRef", "AgentSnapshot", "SnapshotNeeded", "StoredSnapshot"]
+__all__ = ["AgentRef", "AgentSnapshot", "Skill", "SnapshotNeeded", "StoredSnapshot"]
 
 
 class _Frozen(BaseModel):
@@ -32,8 +32,20 @@ class AgentRef(_Frozen):
 
 
 @final
+class Skill(_Frozen):
+    """Something an agent can look up: when to do so is in `description`, what it says in `body`."""
+
+    name: str
+    description: str
+    body: str
+
+
+@final
 class AgentSnapshot(_Frozen):
-    """An agent, immutable. `instructions` is the whole system prompt."""
+    """An agent, immutable. `instructions` is the system prompt but for what is noted per task.
+
+    `skills` are what the tool `read_skill` reads from.
+    """
 
     name: str
     model: str

@@ -102,7 +102,7 @@ def test_invalid_settings_are_exit_code_3_and_name_the_key(alone: Alone, tmp_pat
     (tmp_path / "rockbot.toml").write_text("naemspace = 'x'\n")
     ran = alone("config", "check")
     assert ran.code == 3
-    assert "unknown setting 'naemspace' (from rockbot.toml); did you mean 'namespace'?" in ran.err
+    assert "unknown setting 'naemspace' (from rockbot.toml, line 1); did you mean 'namespace'?" in ran.err
     assert alone("--config", "missing.toml", "config", "show").code == 3
 
 

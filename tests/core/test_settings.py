@@ -119,19 +119,31 @@ def test_variables_that_kubernetes_puts_there_are_no_settings(name: str, monkeyp
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("namespac = 'x'", "unknown setting 'namespac' (from rockbot.toml); did you mean 'namespace'?"),
-        ("[host]\nprefetc = 1", "unknown setting 'host.prefetc' (from rockbot.toml)"),
-        ("[agents.assistant]\nmodle = 'x'", "unknown setting 'agents.assistant.modle' (from rockbot.toml)"),
-        ("[host]\nprefetch = 0", "setting 'host.prefetch' (from rockbot.toml): Input should be greater than"),
-        ("[host]\nlog_level = 'LOUD'", "setting 'host.log_level' (from rockbot.toml): Input should be 'DEBUG', 'INFO'"),
-        ("[host]\ndrain_seconds = inf", "setting 'host.drain_seconds' (from rockbot.toml): Input should be a finite"),
-        ("[agents.assistant]\ntimeout_seconds = nan", "setting 'agents.assistant.timeout_seconds' (from rockbot.toml)"),
+        ("namespac = 'x'", "unknown setting 'namespac' (from rockbot.toml, line 1); did you mean 'namespace'?"),
+        ("[host]\nprefetc = 1", "unknown setting 'host.prefetc' (from rockbot.toml, line 2)"),
+        (
+            "[agents.assistant]\nmodle = 'x'",
+            "unknown setting 'agents.assistant.modle' (from rockbot.toml, line 2); did you mean 'model'?",
+        ),
+        ("[host]\nprefetch = 0", "setting 'host.prefetch' (from rockbot.toml, line 2): Input should be greater than"),
+        (
+            "[host]\nlog_level = 'LOUD'",
+            "setting 'host.log_level' (from rockbot.toml, line 2): Input should be 'DEBUG', 'INFO'",
+        ),
+        (
+            "[host]\ndrain_seconds = inf",
+            "setting 'host.drain_seconds' (from rockbot.toml, line 2): Input should be a finite",
+        ),
+        (
+            "[agents.assistant]\ntimeout_seconds = nan",
+            "setting 'agents.assistant.timeout_seconds' (from rockbot.toml, line 2)",
+        ),
         ("[agents.assistant]\ntimeout_seconds = 1e300", "setting 'agents.assistant.timeout_seconds'"),
-        ("namespace = 'a b'", "setting 'namespace' (from rockbot.toml): 'a b' is not a legal topic word"),
-        ("[agents.'a b']", "setting 'agents' (from rockbot.toml): 'a b' is not a legal topic word"),
+        ("namespace = 'a b'", "setting 'namespace' (from rockbot.toml, line 1): 'a b' is not a legal topic word"),
+        ("[agents.'a b']", "setting 'agents' (from rockbot.toml, line 1): 'a b' is not a legal topic word"),
         ("default_agent = 'ghost'", "default_agent 'ghost' is not defined under [agents] (defined: assistant)"),
         ("[agents.coder]", "default_agent 'assistant' is not defined under [agents] (defined: coder)"),
-        ("host = 5", "setting 'host' (from rockbot.toml): Input should be a valid dictionary"),
+        ("host = 5", "setting 'host' (from rockbot.toml, line 1): Input should be a valid dictionary"),
         ("host = {", "the settings file rockbot.toml is not valid TOML: "),
     ],
 )
