@@ -11,6 +11,7 @@ import socket
 from collections.abc import Sequence
 from typing import Any, final
 
+from rockbot.agents.roster import AgentSet, Roster
 from rockbot.chain import Chain, Order
 from rockbot.context import Emission
 from rockbot.dispatcher import Dispatcher
@@ -61,7 +62,7 @@ class Toolbox:
 class Contributions:
     """What the plug-ins of a host contributed, put together."""
 
-    def __init__(self, parts: Sequence[Contribution], toolbox: Toolbox, settings: Settings) -> None:
+    def __init__(self, parts: Sequence[Contribution], toolbox: Toolbox, roster: Roster, settings: Settings) -> None:
         toolbox.tools = tuple(tool for part in parts for tool in part.tools)
         self.links = [(link.order, link.name, link.handler) for part in parts for link in part.links]
         self.events = [*HOST_EVENTS, *(event for part in parts for event in part.events)]
@@ -71,22 +72,28 @@ class Contributions:
         ]
         self.loops = [loop for part in parts for loop in part.loops]
         self.closers = [part.close for part in parts if part.close is not None]
-        self._check(toolbox.tools, settings)
+        self._check(toolbox.tools)
+        self._check_agents(roster.current, toolbox.tools)
+        roster.check(lambda new: self._check_agents(new, toolbox.tools))
         check_names(settings.subscriptions, [*self.addressed, *self.subscriptions])
         self._check_remembering(settings)
 
-    def _check(self, tools: tuple[ToolSpec, ...], settings: Settings) -> None:
+    def _check(self, tools: tuple[ToolSpec, ...]) -> None:
         names = [tool.name for tool in tools]
         if double := {name for name in names if names.count(name) > 1}:
             raise ConfigError(f"two handlers offer a tool of the same name: {', '.join(sorted(double))}")
         subscriptions = [item.name for item in self.subscriptions]
         if double := {name for name in subscriptions if subscriptions.count(name) > 1}:
             raise ConfigError(f"two handlers consume the same subscription: {', '.join(sorted(double))}")
-        for agent, its in settings.agents.items():
-            if its.tools is not None and (unknown := set(its.tools) - set(names)):
+
+    def _check_agents(self, agents: AgentSet, tools: tuple[ToolSpec, ...]) -> None:
+        names = {tool.name for tool in tools}
+        for agent in agents.agents.values():
+            if unknown := set(agent.settings.tools or ()) - names:
+                where = agent.place.at("tools")
                 raise ConfigError(
-                    f"setting 'agents.{agent}.tools' names {', '.join(sorted(unknown))}, which no handler offers"
-                    f" (offered: {', '.join(sorted(names)) or 'none'})"
+                    f"setting 'agents.{agent.name}.tools'{f' (from {where})' if where else ''} names"
+                    f" {', '.join(sorted(unknown))}, which no handler offers (offered: {', '.join(sorted(names)) or 'none'})"
                 )
 
     def _check_remembering(self, settings: Settings) -> None:
@@ -224,6 +231,7 @@ class HostContainer(containers.DeclarativeContainer):
     ledger: providers.Singleton[Any] = providers.Singleton(StateLedger, store)
     measures: providers.Singleton[Any] = providers.Singleton(Counters)
     toolbox = providers.Singleton(Toolbox)
+    roster = providers.Singleton(Roster, settings, clock)
     running = providers.Singleton(RunningCalls)
     signal = providers.Singleton(_signal, bus)
     services = providers.Singleton(
@@ -235,13 +243,14 @@ class HostContainer(containers.DeclarativeContainer):
         ids=ids,
         owner=owner,
         tools=toolbox,
+        agents=roster,
         measures=measures,
         running=running,
         signal=signal,
     )
     #: One provider per plug-in, in the order of the setting `handlers`; filled by `compose`.
     parts = providers.List()
-    contributions = providers.Singleton(Contributions, parts, toolbox, settings)
+    contributions = providers.Singleton(Contributions, parts, toolbox, roster, settings)
     registry = providers.Singleton(_registry, contributions)
     chain = providers.Singleton(_chain, contributions, registry)
     outgoing = providers.Singleton(_outgoing, bus, clock, settings)

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, final
 
+from rockbot.agents.roster import Roster
 from rockbot.errors import ConfigError, MissingExtra
 from rockbot.events.event import Event
 from rockbot.events.tools import ToolSpec
@@ -53,9 +54,9 @@ async def _unheard(_: MessageEnvelope) -> None:
 class Services:
     """What the host gives to plug-ins. `owner` names this process in claims and leases.
 
-    `tools` returns every tool that the plug-ins of this host contribute; it is complete once all of them were built.
-    `running` is where calls that can be cancelled are registered: give it to `LedgeredCalls`. `signal` is for what watchers
-    see of work under way; everything else is emitted.
+    `agents` are those in force: they change while the host runs. `tools` returns every tool that the plug-ins of this host
+    contribute; it is complete once all of them were built. `running` is where calls that can be cancelled are registered:
+    give it to `LedgeredCalls`. `signal` is for what watchers see of work under way; everything else is emitted.
     """
 
     settings: Settings
@@ -65,6 +66,7 @@ class Services:
     ids: IdSource
     owner: str
     tools: Callable[[], tuple[ToolSpec, ...]]
+    agents: Roster
     measures: Measures = NO_MEASURES
     running: RunningCalls = field(default_factory=RunningCalls)
     signal: Signal = _unheard

@@ -93,5 +93,5 @@ class AgentPlace:
         """The file, and the line of a key of the agent, for an error's text; empty when there is no file."""
         if self.file is None:
             return ""
-        line = line_of(self.lines, path)
+        line = line_of(self.lines, path) if path else self.lines.get(())
         return f"{self.file}, line {line}" if line is not None else str(self.file)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, final
 
@@ -17,9 +17,10 @@ from rockbot.agents.prompt import (
     skills_section,
     system_prompt,
 )
-from rockbot.agents.skills import SKILL_FILE, parse_skill
+from rockbot.agents.skills import READ_SKILL, SKILL_FILE, parse_skill
 from rockbot.errors import ConfigError
-from rockbot.machines.agent_snapshot import Skill
+from rockbot.events.tools import ToolSpec
+from rockbot.machines.agent_snapshot import AgentSnapshot, Skill
 from rockbot.settings import Settings
 from rockbot.settings_agents import DEFAULT_INSTRUCTIONS, AgentPlace, AgentSettings
 
@@ -36,21 +37,33 @@ _LARGEST_FILE: Final = 1 << 20
 class Agent:
     """One agent as it is at present; immutable.
 
-    `sections` are those that do not change between tasks, in order. `files` is every file that it was made of, for whoever
-    looks for changes.
+    `model` is the one it uses. `sections` are those that do not change between tasks, in order. `files` is every file that
+    it was made of, for whoever looks for changes.
     """
 
     name: str
     settings: AgentSettings
-    place: AgentPlace
+    model: str
     sections: tuple[Section, ...]
     skills: tuple[Skill, ...]
-    files: tuple[Path, ...]
+    place: AgentPlace = field(default_factory=AgentPlace, compare=False)
+    files: tuple[Path, ...] = field(default=(), compare=False)
 
-    @property
-    def instructions(self) -> str:
-        """The system prompt, without the memory."""
-        return system_prompt(self.sections)
+    def snapshot(self, tools: Sequence[ToolSpec]) -> AgentSnapshot:
+        """What a turn that begins now keeps; `tools` are all there are."""
+        its = self.settings
+        chosen = tuple(tool for tool in tools if its.tools is None or tool.name in its.tools)
+        return AgentSnapshot(
+            name=self.name,
+            model=self.model,
+            instructions=system_prompt(self.sections),
+            tools=(*chosen, READ_SKILL) if self.skills else chosen,
+            max_model_calls=its.max_model_calls,
+            max_output_tokens=its.max_output_tokens,
+            max_waiting=its.max_waiting,
+            policy=its.policy,
+            skills=self.skills,
+        )
 
 
 def read_agent(name: str, settings: Settings) -> Agent:
@@ -59,7 +72,8 @@ def read_agent(name: str, settings: Settings) -> Agent:
     Raises:
         ConfigError: a file is missing, unreadable, too large, or lies outside of the agent's folder; a skill is wrong.
     """
-    return _Reading(name, settings.agents[name], settings.agent_place(name)).agent()
+    its = settings.agents[name]
+    return _Reading(name, its, settings.agent_place(name)).agent(settings.agent_model(its))
 
 
 def read_memory(agent: Agent) -> Section | None:
@@ -86,7 +100,7 @@ class _Reading:
         self._place = place
         self._files: list[Path] = []
 
-    def agent(self) -> Agent:
+    def agent(self, model: str) -> Agent:
         its, budgets = self._its, self._its.budgets
         inline = its.instructions
         if inline is None:
@@ -112,7 +126,7 @@ class _Reading:
         if its.memory_file is not None:
             self.inside(its.memory_file, "memory_file")
         files = (*([self._place.file] if self._place.file else []), *self._files)
-        return Agent(self._name, its, self._place, made, skills, files)
+        return Agent(self._name, its, model, made, skills, self._place, files)
 
     def inside(self, path: str, *key: str) -> Path:
         """The file of a relative path, which does not leave the agent's folder, not by a link either."""

@@ -10,8 +10,9 @@ import re
 from typing import Final
 
 from rockbot.machines.agent_snapshot import Skill
+from rockbot.machines.skill_reading import READ_SKILL
 
-__all__ = ["SKILL_FILE", "parse_skill"]
+__all__ = ["READ_SKILL", "SKILL_FILE", "parse_skill"]
 
 #: What a skill's folder has in it.
 SKILL_FILE: Final = "SKILL.md"

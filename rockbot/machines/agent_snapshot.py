@@ -55,6 +55,7 @@ class AgentSnapshot(_Frozen):
     max_output_tokens: int
     max_waiting: int = 100
     policy: Policy = Policy()
+    skills: tuple[Skill, ...] = ()
 
     @cached_property
     def digest(self) -> str:

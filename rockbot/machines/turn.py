@@ -13,7 +13,7 @@ from typing import Final, final
 
 from pydantic import ValidationError
 
-from rockbot.errors import NewerRelease
+from rockbot.errors import NewerRelease, PermanentFailure
 from rockbot.events.models import LlmResponse
 from rockbot.events.registry import explain
 from rockbot.events.tasks import (
@@ -40,26 +40,31 @@ LONGEST_TASK: Final = 30 * 86_400
 
 @final
 class TurnMachine:
-    """Decides for one conversation. `agent` is the agent that a new task goes to, `conversation_id` the stream's.
+    """Decides for one conversation. `conversation_id` is the stream's, `agent` the agent that a new task goes to.
+
+    `agent` None takes no new task and only goes on with others.
 
     `known` are further snapshots by digest, those of tasks that were accepted before. `stored` says that the row of `agent`
-    is known to be in the store: a new task need not write it.
+    is known to be in the store: a new task need not write it. `memory` is what the agent has noted, as a section of the prompt of
+    a new task.
     """
 
     def __init__(
         self,
         conversation_id: str,
-        agent: AgentSnapshot,
+        agent: AgentSnapshot | None,
         *,
         default_timeout: float,
         known: Mapping[str, AgentSnapshot] | None = None,
         stored: bool = False,
+        memory: str = "",
     ) -> None:
         self._conversation_id = conversation_id
         self._agent = agent
         self._default_timeout = default_timeout
         self._known = {} if known is None else known
         self._stored = stored
+        self._memory = memory
 
     def initial(self) -> Conversation:
         return Conversation()
@@ -114,7 +119,7 @@ class TurnMachine:
     def _snapshot(self, agent: AgentRef | AgentSnapshot) -> AgentSnapshot:
         if isinstance(agent, AgentSnapshot):
             return agent
-        if agent.snapshot == self._agent.digest:
+        if self._agent is not None and agent.snapshot == self._agent.digest:
             return self._agent
         found = self._known.get(agent.snapshot)
         if found is None:
@@ -123,6 +128,8 @@ class TurnMachine:
 
     def _accept(self, step: TurnStep, given: Input, event: AgentTask) -> None:
         envelope = given.envelope
+        if self._agent is None:
+            raise PermanentFailure(f"conversation {self._conversation_id!r} was given no agent for a new task")
         timeout_ms = round((event.timeout_seconds or self._default_timeout) * 1000)
         deadline_ms = envelope.deadline_ms if envelope.deadline_ms is not None else given.now_ms + timeout_ms
         deadline_ms = min(deadline_ms, given.now_ms + LONGEST_TASK * 1000)
@@ -133,6 +140,7 @@ class TurnMachine:
                 id=envelope.message_id,
                 agent=self._agent.ref,
                 parts=event.parts,
+                memory=self._memory,
                 correlation_id=envelope.correlation_id,
                 reply_to=envelope.reply_to,
                 deadline_ms=deadline_ms,

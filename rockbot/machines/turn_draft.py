@@ -123,6 +123,6 @@ class TurnDraft:
         if sealed := seal(self.state.messages, self.state.sealed, limit=self.given.body_limit):
             self.record(TranscriptSealed(messages=sealed.messages, head=sealed.head))
             self.index.extend(self.messages.segments(sealed))
-        request = self.messages.request(agent, self.state)
+        request = self.messages.request(task, agent, self.state)
         self.call(task, name, request, topics.llm_request(agent.model.partition("/")[0], "interactive"))
         self.signal(task, "model_call", agent.model)

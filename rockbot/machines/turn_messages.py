@@ -50,11 +50,11 @@ class TurnMessages:
     tenant: str
     conversation_id: str
 
-    def request(self, agent: AgentSnapshot, state: Conversation) -> LlmRequest:
-        """The next model call of a turn."""
+    def request(self, task: Task, agent: AgentSnapshot, state: Conversation) -> LlmRequest:
+        """The next model call of a turn. What changes from task to task ends the prompt, behind what may be cached."""
         return LlmRequest(
             model=agent.model,
-            system=agent.instructions,
+            system=f"{agent.instructions}\n\n{task.memory}" if task.memory else agent.instructions,
             messages=state.messages,
             earlier=state.earlier,
             tools=agent.tools,

@@ -30,11 +30,15 @@ class _Frozen(BaseModel):
 
 
 class Task(_Frozen):
-    """One accepted task: what is asked, by whom, until when. Tasks of older releases hold their whole snapshot."""
+    """One accepted task: what is asked, by whom, until when, and the `memory` that its agent brings along.
+
+    Tasks of older releases hold their whole snapshot.
+    """
 
     id: str
     agent: AgentRef | AgentSnapshot
     parts: tuple[ContentPart, ...]
+    memory: str = ""
     correlation_id: str | None = None
     reply_to: str | None = None
     deadline_ms: int

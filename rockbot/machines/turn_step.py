@@ -13,6 +13,7 @@ from rockbot.events.tools import ToolInvoke, ToolResult
 from rockbot.machines import turn_errors
 from rockbot.machines.agent_snapshot import AgentSnapshot, StoredSnapshot
 from rockbot.machines.machine import IndexWrite
+from rockbot.machines.skill_reading import read_skill
 from rockbot.machines.turn_answer import shortened
 from rockbot.machines.turn_draft import TurnDraft
 from rockbot.machines.turn_records import (
@@ -196,13 +197,17 @@ class TurnStep:
             return
         if text:
             self._draft.signal(task, "model_reply", text)
-        known = {tool.name for tool in self._draft.snapshot(task.agent).tools}
+        agent = self._draft.snapshot(task.agent)
+        known = {tool.name for tool in agent.tools}
         calls: list[PendingTool] = []
         for name, asked in all_asked.items():
             call_id = self._draft.id(name)
             if problem := turn_errors.uncallable(asked, known):
                 result = ToolResultPart(call_id=asked.call_id, parts=(TextPart(text=problem),), is_error=True)
                 calls.append(PendingTool(id=call_id, call_id=asked.call_id, tool=asked.tool, result=result))
+                continue
+            if looked_up := read_skill(asked, agent):
+                calls.append(PendingTool(id=call_id, call_id=asked.call_id, tool=asked.tool, result=looked_up))
                 continue
             calls.append(PendingTool(id=call_id, call_id=asked.call_id, tool=asked.tool))
             self._call_tool(task, name, asked)

@@ -15,6 +15,7 @@ __all__ = [
     "AGENT_USES",
     "Key",
     "Prefix",
+    "agent_memory_key",
     "agent_snapshot_key",
     "agent_use_key",
     "call_key",
@@ -110,6 +111,11 @@ def handled_key(tenant: str, subscription: str, message_id: str) -> Key:
 def agent_snapshot_key(digest: str) -> Key:
     """An agent's snapshot. Configuration belongs to the host, not to a tenant."""
     return key("host", "agent-snapshot", digest)
+
+
+def agent_memory_key(tenant: str, agent: str) -> Key:
+    """What an agent remembers for a tenant: text."""
+    return key(tenant, "agent-memory", agent)
 
 
 def agent_use_key(agent: str, digest: str, tenant: str, task_id: str) -> Key:

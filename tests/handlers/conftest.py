@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rabbitmq.harness import RabbitHarness
 
+from rockbot.agents.roster import Roster
 from rockbot.chain import Chain
 from rockbot.context import Context
 from rockbot.events import HOST_EVENTS, Event, EventRegistry
@@ -85,14 +86,16 @@ def make_context(clock: FakeClock) -> MakeContext:
 @pytest.fixture
 def make_services(clock: FakeClock, store: MemoryStateStore, ledger: StateLedger) -> MakeServices:
     def make(**settings: Any) -> Services:
+        made = Settings(**settings)
         return Services(
-            settings=Settings(**settings),
+            settings=made,
             state=store,
             ledger=ledger,
             clock=clock,
             ids=SequenceIds(),
             owner="host-1",
             tools=lambda: (),
+            agents=Roster(made, clock),
         )
 
     return make

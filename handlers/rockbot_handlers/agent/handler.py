@@ -12,11 +12,17 @@ from collections.abc import Callable
 from typing import Final, final
 from weakref import WeakValueDictionary
 
+from rockbot import topics
+from rockbot.agents.memories import Memories
+from rockbot.agents.reading import Agent
+from rockbot.agents.roster import Roster
 from rockbot.agents.snapshots import Snapshots
-from rockbot.context import Context
+from rockbot.context import Context, Emission
 from rockbot.errors import PermanentFailure
 from rockbot.events import (
+    AgentResponse,
     AgentTask,
+    ErrorInfo,
     Event,
     LlmResponse,
     StepExpired,
@@ -31,7 +37,7 @@ from rockbot.machines.engine import Engine
 from rockbot.machines.turn import TurnMachine, token_parts
 from rockbot.machines.turn_records import TurnRecord
 from rockbot.machines.turn_state import Conversation
-from rockbot.settings import AgentSettings, Settings
+from rockbot.settings import Settings
 from rockbot.state.keys import Key, conversation_key
 from rockbot.state.ports import StateStore
 from rockbot_messaging.envelope import MessageEnvelope
@@ -52,14 +58,18 @@ class AgentHandler:
     def __init__(
         self,
         settings: Settings,
+        roster: Roster,
         state: StateStore,
         tools: Callable[[], tuple[ToolSpec, ...]],
         snapshots: Snapshots,
     ) -> None:
         self._settings = settings
+        self._roster = roster
         self._state = state
         self._tools = tools
+        self._made: dict[str, tuple[Agent, AgentSnapshot]] = {}
         self._snapshots = snapshots
+        self._memories = Memories(state)
         self._steps: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
         self._jitter = random.Random()  # noqa: S311 - spreads retries, no secret
 
@@ -72,15 +82,19 @@ class AgentHandler:
             await call_next(event, context)
             return
         name = context.subscription.removeprefix(SUBSCRIPTION_PREFIX)
-        agent = self._settings.agents[name]
+        agent = self._roster.get(name)
         conversation_id = self._conversation_of(event, context)
-        snapshot = self._snapshot(name, agent)
+        if agent is None and isinstance(event, AgentTask):
+            _refuse(name, conversation_id, context)
+            return
+        snapshot = None if agent is None else self._snapshot(agent)
         machine = TurnMachine(
             conversation_id,
             snapshot,
-            default_timeout=agent.timeout_seconds,
+            default_timeout=0 if agent is None else agent.settings.timeout_seconds,
             known=self._snapshots.known,
-            stored=self._snapshots.is_stored(snapshot),
+            stored=snapshot is not None and self._snapshots.is_stored(snapshot),
+            memory=await self._memory(event, context, agent),
         )
         stream = conversation_key(context.envelope.tenant, conversation_id)
         engine = Engine(machine, self._state, body_limit=self._settings.host.max_body_bytes, jitter=self._jitter)
@@ -88,7 +102,7 @@ class AgentHandler:
         # a crowd of tasks keeps the order in which it came.
         async with self._steps.setdefault(stream, asyncio.Lock()):
             stepped = await self._step(engine, stream, event, context)
-        if stepped and isinstance(event, AgentTask):
+        if stepped and snapshot is not None and isinstance(event, AgentTask):
             self._snapshots.note_stored(snapshot)
 
     async def _step(
@@ -100,6 +114,12 @@ class AgentHandler:
                 return await engine.step(stream, event, context)
             except SnapshotNeeded as needed:
                 await self._snapshots.fetch(needed.ref)
+
+    async def _memory(self, event: Event, context: Context, agent: Agent | None) -> str:
+        if agent is None or not isinstance(event, AgentTask):
+            return ""
+        section = await self._memories.section(agent, tenant=context.envelope.tenant)
+        return "" if section is None else section.text
 
     def _conversation_of(self, event: Event, context: Context) -> str:
         envelope = context.envelope
@@ -119,20 +139,27 @@ class AgentHandler:
         if reply_to and reply_to.startswith(prefix) and not reply_to.startswith((f"{prefix}reply.", f"{prefix}watch.")):
             raise PermanentFailure(f"reply-to {reply_to!r} names a queue of this host; use a reply queue of your own")
 
-    def _snapshot(self, name: str, agent: AgentSettings) -> AgentSnapshot:
-        tools = self._tools()
-        if agent.tools is not None:
-            tools = tuple(tool for tool in tools if tool.name in agent.tools)
-        return AgentSnapshot(
-            name=name,
-            model=self._settings.agent_model(agent),
-            instructions=agent.instructions,
-            tools=tools,
-            max_model_calls=agent.max_model_calls,
-            max_output_tokens=agent.max_output_tokens,
-            max_waiting=agent.max_waiting,
-            policy=agent.policy,
-        )
+    def _snapshot(self, agent: Agent) -> AgentSnapshot:
+        """The agent's snapshot, put together once for each change of the agent."""
+        made = self._made.get(agent.name)
+        if made is None or made[0] is not agent:
+            made = self._made[agent.name] = (agent, agent.snapshot(self._tools()))
+        return made[1]
+
+
+def _refuse(name: str, conversation_id: str, context: Context) -> None:
+    """Answer a task for an agent that was removed while its queue is still worked for the turns it began."""
+    envelope = context.envelope
+    response = AgentResponse(
+        task_id=envelope.message_id,
+        conversation_id=conversation_id,
+        agent=name,
+        status="failed",
+        error=ErrorInfo(code="no_agent", message=f"the agent {name!r} was removed and takes no new tasks"),
+    )
+    answer = context.make(response, topic=topics.response(name), name="no agent")
+    answer = answer.replace(correlation_id=envelope.correlation_id or envelope.message_id, deadline_ms=None)
+    context.emissions.append(Emission(answer, response.door, address=envelope.reply_to or ""))
 
 
 def _check_lengths(envelope: MessageEnvelope) -> None:

@@ -17,7 +17,7 @@ def plugin(services: Services) -> Contribution:
     settings = services.settings
     subscriptions = []
     addressed: list[WorkSubscription] = []
-    for name, agent in settings.agents.items():
+    for name, agent in services.agents.current.agents.items():
         patterns = [topics.task(name), topics.step(name), topics.timer_due(name)]
         if name == settings.default_agent:
             patterns.append("agent.task")
@@ -29,13 +29,13 @@ def plugin(services: Services) -> Contribution:
                 concurrency=settings.host.concurrency,
             )
         )
-        backend = settings.agent_model(agent).partition("/")[0]
+        backend = agent.model.partition("/")[0]
         addressed.extend(
             WorkSubscription(name=f"llm.{backend}.{lane}", patterns=(topics.llm_request(backend, lane),))
             for lane in topics.LANES
         )
     snapshots = Snapshots(services.state, services.clock, owner=services.owner)
-    handler = AgentHandler(settings, services.state, services.tools, snapshots)
+    handler = AgentHandler(settings, services.agents, services.state, services.tools, snapshots)
     return Contribution(
         links=(Link(Order.WORK, "agent", handler),),
         subscriptions=tuple(subscriptions),
