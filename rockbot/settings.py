@@ -42,6 +42,7 @@ from rockbot.settings_delivery import (
     SubscriptionSettings,
     TrustSettings,
 )
+from rockbot.settings_models import BackendSettings, LimitsSettings, ModelSettings, PricesSettings, TierSettings
 from rockbot.settings_sources import Source, agent_places, has, is_setting, merge, read_agents, read_secrets, read_toml
 from rockbot.settings_streaming import StreamingSettings
 from rockbot_messaging.topics import check_word
@@ -137,6 +138,11 @@ class Settings(BaseSettings):
     handlers: tuple[str, ...] = ("logging", "deadline", "deduplication", "agent", "llm", "scripts")
     agents: dict[str, AgentSettings] = Field(default_factory=lambda: {"assistant": AgentSettings()})
     agent_files: AgentFileSettings = AgentFileSettings()
+    models: dict[str, ModelSettings] = Field(default_factory=dict)
+    tiers: TierSettings = TierSettings()
+    backends: dict[str, BackendSettings] = Field(default_factory=dict)
+    prices: PricesSettings = PricesSettings()
+    limits: LimitsSettings = LimitsSettings()
     host: HostSettings = HostSettings()
     scripts: dict[str, Any] = Field(default_factory=dict)
     broker: BrokerSettings = BrokerSettings()
@@ -158,7 +164,7 @@ class Settings(BaseSettings):
     def _is_word(cls, value: str) -> str:
         return check_word(value)
 
-    @field_validator("agents", "providers")
+    @field_validator("agents", "providers", "models", "backends")
     @classmethod
     def _names_are_words(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:

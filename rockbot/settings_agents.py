@@ -9,6 +9,7 @@ from typing import Final, final
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from rockbot.catalogue.routes import Role
 from rockbot.policies import Policy
 from rockbot.toml_lines import line_of
 
@@ -37,10 +38,10 @@ class ContextBudgets(_Section):
 class AgentSettings(_Section):
     """One agent.
 
-    `model` None means the host's; `tools` None means all that are installed. `max_model_calls` bounds one task,
-    `timeout_seconds` is the deadline of a task that brings none. `max_waiting` is how many tasks may wait in one
-    conversation for the one under way; what comes beyond is answered as failed (`busy`) at once. `policy` says which calls of
-    its tools are allowed, denied, or need a person's approval.
+    `model` None means the host's, `models` has those of single roles; `tools` None means all that are installed.
+    `max_model_calls` bounds one task, `timeout_seconds` is the deadline of a task that brings none. `max_waiting` is how many
+    tasks may wait in one conversation for the one under way; what comes beyond is answered as failed (`busy`) at once.
+    `policy` says which calls of its tools are allowed, denied, or need a person's approval.
 
     `instructions` None is a default text unless there are `prompt_files`, which follow the instructions; `identity_files` go
     before them. `skills` is a folder of folders with a ``SKILL.md``. All of them are paths below the folder of the file that
@@ -56,6 +57,7 @@ class AgentSettings(_Section):
     memory_state: bool = False
     budgets: ContextBudgets = ContextBudgets()
     model: str | None = None
+    models: dict[Role, str] = Field(default_factory=dict)
     tools: tuple[str, ...] | None = None
     max_model_calls: int = Field(default=25, ge=1, le=1000)
     max_output_tokens: int = Field(default=4096, ge=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, final
@@ -18,6 +18,8 @@ from rockbot.agents.prompt import (
     system_prompt,
 )
 from rockbot.agents.skills import READ_SKILL, SKILL_FILE, parse_skill
+from rockbot.catalogue.catalogue import Catalogue
+from rockbot.catalogue.routes import ModelRoute
 from rockbot.errors import ConfigError
 from rockbot.events.tools import ToolSpec
 from rockbot.machines.agent_snapshot import AgentSnapshot, Skill
@@ -37,17 +39,22 @@ _LARGEST_FILE: Final = 1 << 20
 class Agent:
     """One agent as it is at present; immutable.
 
-    `model` is the one it uses. `sections` are those that do not change between tasks, in order. `files` is every file that
-    it was made of, for whoever looks for changes.
+    `routes` say by role which models it uses. `sections` are those that do not change between tasks, in order. `files` is every
+    file that it was made of, for whoever looks for changes.
     """
 
     name: str
     settings: AgentSettings
-    model: str
+    routes: Mapping[str, tuple[ModelRoute, ...]]
     sections: tuple[Section, ...]
     skills: tuple[Skill, ...]
     place: AgentPlace = field(default_factory=AgentPlace, compare=False)
     files: tuple[Path, ...] = field(default=(), compare=False)
+
+    @property
+    def model(self) -> str:
+        """The model of the calls that no rule takes elsewhere."""
+        return self.routes["main"][-1].steps[0].model
 
     def snapshot(self, tools: Sequence[ToolSpec]) -> AgentSnapshot:
         """What a turn that begins now keeps; `tools` are all there are."""
@@ -63,17 +70,20 @@ class Agent:
             max_waiting=its.max_waiting,
             policy=its.policy,
             skills=self.skills,
+            routes=dict(self.routes),
         )
 
 
-def read_agent(name: str, settings: Settings) -> Agent:
-    """Read an agent's files and put its prompt together.
+def read_agent(name: str, settings: Settings, catalogue: Catalogue | None = None) -> Agent:
+    """Read an agent's files and put its prompt together; `catalogue` None is that of the settings.
 
     Raises:
-        ConfigError: a file is missing, unreadable, too large, or lies outside of the agent's folder; a skill is wrong.
+        ConfigError: its model is none; a file is missing, unreadable, too large, or lies outside of the agent's folder; a skill
+            is wrong.
     """
-    its = settings.agents[name]
-    return _Reading(name, its, settings.agent_place(name)).agent(settings.agent_model(its))
+    models = catalogue or Catalogue(settings)
+    routes: dict[str, tuple[ModelRoute, ...]] = {role: models.routes(name, role) for role in models.roles(name)}
+    return _Reading(name, settings.agents[name], settings.agent_place(name)).agent(routes)
 
 
 def read_memory(agent: Agent) -> Section | None:
@@ -100,7 +110,7 @@ class _Reading:
         self._place = place
         self._files: list[Path] = []
 
-    def agent(self, model: str) -> Agent:
+    def agent(self, routes: Mapping[str, tuple[ModelRoute, ...]]) -> Agent:
         its, budgets = self._its, self._its.budgets
         inline = its.instructions
         if inline is None:
@@ -126,7 +136,7 @@ class _Reading:
         if its.memory_file is not None:
             self.inside(its.memory_file, "memory_file")
         files = (*([self._place.file] if self._place.file else []), *self._files)
-        return Agent(self._name, its, model, made, skills, self._place, files)
+        return Agent(self._name, its, routes, made, skills, self._place, files)
 
     def inside(self, path: str, *key: str) -> Path:
         """The file of a relative path, which does not leave the agent's folder, not by a link either."""

@@ -1,7 +1,8 @@
 """Which agents there are at present: an immutable set, replaced whole by a reload or not at all.
 
 A reload reads the settings from the same sources again. What is wrong with them refuses it: the set in force stays, and
-says so until a reload succeeds. Only agents change; other settings need a restart, and are named.
+says so until a reload succeeds. Agents and the names of models change; other settings need a restart, and
+are named.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Final, final
 
 from rockbot.agents.reading import Agent, read_agent
+from rockbot.catalogue.catalogue import Catalogue
 from rockbot.errors import ConfigError
 from rockbot.settings import Settings
 from rockbot_messaging.clock import Clock
@@ -23,7 +25,7 @@ __all__ = ["AgentSet", "ReloadStatus", "Roster"]
 logger = logging.getLogger(__name__)
 
 #: Settings that a reload takes over.
-_TAKEN: Final = frozenset({"agents"})
+_TAKEN: Final = frozenset({"agents", "models", "tiers"})
 
 
 @final
@@ -33,12 +35,15 @@ class AgentSet:
 
     agents: Mapping[str, Agent]
     settings: Settings
+    catalogue: Catalogue
     generation: int = 1
 
     @classmethod
     def read(cls, settings: Settings, generation: int = 1) -> AgentSet:
         """Read every agent's files. Raises ConfigError: as `read_agent`; the first one that is wrong."""
-        return cls({name: read_agent(name, settings) for name in settings.agents}, settings, generation)
+        catalogue = Catalogue(settings)
+        agents = {name: read_agent(name, settings, catalogue) for name in settings.agents}
+        return cls(agents, settings, catalogue, generation)
 
     @property
     def files(self) -> frozenset[Path]:

@@ -6,12 +6,13 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rockbot.catalogue.routes import CallLane, FallReason
 from rockbot.events.content import Message
 from rockbot.events.event import Event
 from rockbot.events.tools import ToolSpec
 from rockbot_messaging.ports import Door
 
-__all__ = ["LlmDelta", "LlmRequest", "LlmResponse", "SegmentRef", "StopReason", "Usage"]
+__all__ = ["Fallen", "LlmDelta", "LlmRequest", "LlmResponse", "SegmentRef", "StopReason", "Usage"]
 
 StopReason = Literal["end_turn", "tool_use", "max_tokens", "stop_sequence", "refusal", "context_window", "other"]
 
@@ -54,12 +55,26 @@ class SegmentRef(BaseModel):
     total_bytes: int
 
 
+class Fallen(BaseModel):
+    """A model that a call was meant for before, and why it went on to another one."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    model: str
+    reason: FallReason
+    message: str = ""
+
+
 class LlmRequest(Event):
     """Make one model call. `model` is ``<provider>/<model>``.
 
     The transcript is what `earlier` points at (the segments lie in the state store, under the envelope's tenant and
     conversation), then `messages`. A request that is whole by itself has no `earlier`.
     `output_schema` is the JSON schema of what the reply's text shall be; a reply that calls tools is none yet.
+
+    `agent` and `user` are whose limits count, `role` is what the model is to be here (``main``: the turn's own replies). When the
+    call fails in one of the ways of `fall_on`, the same message goes on to the first of `fallbacks`; `fallen` are the models
+    that it was meant for before.
     """
 
     type_name: ClassVar[str] = "rockbot.llm.request"
@@ -71,6 +86,13 @@ class LlmRequest(Event):
     earlier: SegmentRef | None = None
     tools: tuple[ToolSpec, ...] = ()
     max_output_tokens: int = 4096
+    agent: str = ""
+    user: str = ""
+    role: str = "main"
+    lane: CallLane = "interactive"
+    fallbacks: tuple[str, ...] = ()
+    fall_on: tuple[FallReason, ...] = ()
+    fallen: tuple[Fallen, ...] = ()
     output_schema: dict[str, Any] | None = None
 
 
@@ -78,7 +100,8 @@ class LlmResponse(Event):
     """One finished model reply.
 
     `structured` is the object that `LlmRequest.output_schema` asked for. `problem` is empty, or says why the reply is none,
-    also after the model was asked once to mend it.
+    also after the model was asked once to mend it. `model` is the one that answered. `cost` is what the call took, in the
+    currency of the price table; None when its price is not known.
     """
 
     type_name: ClassVar[str] = "rockbot.llm.response"
@@ -87,6 +110,7 @@ class LlmResponse(Event):
     stop_reason: StopReason = "end_turn"
     model: str = ""
     usage: Usage = Usage()
+    cost: float | None = None
     structured: Any = None
     problem: str = ""
 

@@ -13,6 +13,8 @@ from typing import final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from rockbot.catalogue.routes import Choice, ModelRoute, choose
+from rockbot.events.tasks import TaskLane
 from rockbot.events.tools import ToolSpec
 from rockbot.policies.rules import Policy
 
@@ -44,7 +46,8 @@ class Skill(_Frozen):
 class AgentSnapshot(_Frozen):
     """An agent, immutable. `instructions` is the system prompt but for what is noted per task.
 
-    `skills` are what the tool `read_skill` reads from.
+    `skills` are what the tool `read_skill` reads from. `routes` say by role which model a call goes to; a role that has none
+    takes those of ``main``, and `model` counts where there are none either (agents of older releases).
     """
 
     name: str
@@ -56,6 +59,12 @@ class AgentSnapshot(_Frozen):
     max_waiting: int = 100
     policy: Policy = Policy()
     skills: tuple[Skill, ...] = ()
+    routes: dict[str, tuple[ModelRoute, ...]] = {}
+
+    def choice(self, role: str, *, lane: TaskLane, tokens: int) -> Choice:
+        """The model for a call with so many tokens of input."""
+        routes = self.routes.get(role) or self.routes.get("main")
+        return choose(routes, lane=lane, tokens=tokens) if routes else Choice(model=self.model)
 
     @cached_property
     def digest(self) -> str:

@@ -145,5 +145,7 @@ class TurnMachine:
                 reply_to=envelope.reply_to,
                 deadline_ms=deadline_ms,
                 allowed_ms=max(0, deadline_ms - given.now_ms),
+                user=event.user,
+                lane=event.lane,
             )
         )

@@ -124,5 +124,5 @@ class TurnDraft:
             self.record(TranscriptSealed(messages=sealed.messages, head=sealed.head))
             self.index.extend(self.messages.segments(sealed))
         request = self.messages.request(task, agent, self.state)
-        self.call(task, name, request, topics.llm_request(agent.model.partition("/")[0], "interactive"))
-        self.signal(task, "model_call", agent.model)
+        self.call(task, name, request, topics.llm_request(request.model.partition("/")[0], request.lane))
+        self.signal(task, "model_call", request.model)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
 from rockbot import topics
 from rockbot.events.content import TextPart
@@ -16,7 +16,7 @@ from rockbot.events.tasks import AgentResponse, AgentStatus, ErrorInfo, StatusKi
 from rockbot.events.tools import ToolInvoke
 from rockbot.machines.agent_snapshot import AgentRef, AgentSnapshot
 from rockbot.machines.machine import Command, IndexWrite, TimerRequest
-from rockbot.machines.segments import Sealed
+from rockbot.machines.segments import Sealed, size_of
 from rockbot.machines.turn_state import Conversation, Task, Turn
 from rockbot.state.keys import agent_use_key, key, segment_key, task_key
 from rockbot_messaging.envelope import ReturnAddress
@@ -42,6 +42,16 @@ def token_parts(token: str) -> tuple[str, str]:
     return parts[0], parts[1]
 
 
+#: Bytes of a request that make about one token.
+_BYTES_PER_TOKEN: Final = 4
+
+
+def _input_tokens(agent: AgentSnapshot, state: Conversation) -> int:
+    """About how many tokens the next request has."""
+    earlier = state.earlier.total_bytes if state.earlier else 0
+    return (len(agent.instructions) + earlier + sum(map(size_of, state.messages))) // _BYTES_PER_TOKEN
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class TurnMessages:
@@ -50,10 +60,20 @@ class TurnMessages:
     tenant: str
     conversation_id: str
 
-    def request(self, task: Task, agent: AgentSnapshot, state: Conversation) -> LlmRequest:
-        """The next model call of a turn. What changes from task to task ends the prompt, behind what may be cached."""
+    def request(self, task: Task, agent: AgentSnapshot, state: Conversation, *, role: str = "main") -> LlmRequest:
+        """The next model call of a turn, to the model that the agent's routes choose for it.
+
+        What changes from task to task ends the prompt, behind what may be cached.
+        """
+        choice = agent.choice(role, lane=task.lane, tokens=_input_tokens(agent, state) if agent.routes else 0)
         return LlmRequest(
-            model=agent.model,
+            model=choice.model,
+            agent=agent.name,
+            user=task.user,
+            role=role,
+            lane=task.lane,
+            fallbacks=choice.fallbacks,
+            fall_on=choice.fall_on,
             system=f"{agent.instructions}\n\n{task.memory}" if task.memory else agent.instructions,
             messages=state.messages,
             earlier=state.earlier,

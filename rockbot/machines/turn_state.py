@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rockbot.events.content import ContentPart, Message, ToolResultPart
 from rockbot.events.models import SegmentRef, Usage
+from rockbot.events.tasks import TaskLane
 from rockbot.machines.agent_snapshot import AgentRef, AgentSnapshot
 
 __all__ = [
@@ -43,6 +44,8 @@ class Task(_Frozen):
     reply_to: str | None = None
     deadline_ms: int
     allowed_ms: int
+    user: str = ""
+    lane: TaskLane = "interactive"
 
 
 class PendingTool(_Frozen):

@@ -205,7 +205,7 @@ def test_the_lanes_of_a_backend_share_its_slots_and_the_most_urgent_goes_first(
     ("model", "said"),
     [
         ("nobody/gpt", ["agent 'assistant'", "no provider 'nobody'", "anthropic, deepseek", "scripted"]),
-        ("demo", ["agent 'assistant'", "<provider>/<model>", "anthropic, deepseek", "scripted"]),
+        ("demo", ["setting 'model'", "agent 'assistant'", "<provider>/<model>"]),
         ("scripted/", ["agent 'assistant'", "<provider>/<model>"]),
         ("scripted/nope", ["agent 'assistant'", "no script 'nope'", "known: demo"]),
         ("anthropic/claude", ["anthropic.api_key", "ANTHROPIC_API_KEY"]),

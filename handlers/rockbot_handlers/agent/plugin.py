@@ -17,7 +17,7 @@ def plugin(services: Services) -> Contribution:
     settings = services.settings
     subscriptions = []
     addressed: list[WorkSubscription] = []
-    for name, agent in services.agents.current.agents.items():
+    for name in services.agents.current.agents:
         patterns = [topics.task(name), topics.step(name), topics.timer_due(name)]
         if name == settings.default_agent:
             patterns.append("agent.task")
@@ -29,11 +29,11 @@ def plugin(services: Services) -> Contribution:
                 concurrency=settings.host.concurrency,
             )
         )
-        backend = agent.model.partition("/")[0]
-        addressed.extend(
-            WorkSubscription(name=f"llm.{backend}.{lane}", patterns=(topics.llm_request(backend, lane),))
-            for lane in topics.LANES
-        )
+    addressed.extend(
+        WorkSubscription(name=f"llm.{backend}.{lane}", patterns=(topics.llm_request(backend, lane),))
+        for backend in services.agents.current.catalogue.backends
+        for lane in topics.LANES
+    )
     snapshots = Snapshots(services.state, services.clock, owner=services.owner)
     handler = AgentHandler(settings, services.agents, services.state, services.tools, snapshots)
     return Contribution(

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 
 from rockbot import topics
+from rockbot.agents.roster import AgentSet
 from rockbot.chain import Order
+from rockbot.errors import ConfigError
 from rockbot.machines.transcript import Transcripts
 from rockbot.plugins import Contribution, Link, Services
 from rockbot_handlers.llm.handler import LlmHandler
@@ -26,7 +28,7 @@ def plugin(services: Services) -> Contribution:
         ConfigError: an agent's model, or its provider's settings, are wrong.
     """
     settings = services.settings
-    clients = open_clients(settings)
+    clients = open_clients(settings, services.agents.current.catalogue)
     concurrency = settings.host.llm_concurrency
     subscriptions = tuple(
         WorkSubscription(
@@ -39,6 +41,14 @@ def plugin(services: Services) -> Contribution:
         for backend in clients
         for rank, lane in enumerate(topics.LANES)
     )
+
+    def check(new: AgentSet) -> None:
+        if unknown := [backend for backend in new.catalogue.backends if backend not in clients]:
+            raise ConfigError(
+                f"a model of the provider {unknown[0]!r} needs a restart: no agent used that one at the start"
+            )
+
+    services.agents.check(check)
 
     async def close() -> None:
         await asyncio.gather(*(client.close() for client in clients.values()))

@@ -6,55 +6,47 @@ provider's settings is wrong here, at start, with the agent's name in the text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
+from rockbot.catalogue.catalogue import Catalogue
 from rockbot.errors import ConfigError, MissingExtra
 from rockbot.llm import LlmClient
 from rockbot.settings import OpenAiSettings, Settings
 from rockbot_handlers.llm.presets import PRESETS
 
-__all__ = ["PROVIDERS", "open_clients", "split_model"]
+__all__ = ["PROVIDERS", "open_clients"]
+
+#: From settings, and the models in use with the agents that use them, to a client.
+Opener = Callable[[Settings, Mapping[str, Sequence[str]]], LlmClient]
 
 
-Opener = Callable[[Settings, Mapping[str, str]], LlmClient]
-
-
-def split_model(name: str) -> tuple[str, str]:
-    """Provider and model of ``<provider>/<model>``; the model may have slashes of its own.
-
-    Raises:
-        ValueError: one of the two is missing.
-    """
-    provider, _, model = name.partition("/")
-    if not provider or not model:
-        raise ValueError(f"{name!r} is no model: write <provider>/<model>")
-    return provider, model
-
-
-def open_clients(settings: Settings) -> dict[str, LlmClient]:
-    """One client per provider in use.
+def open_clients(settings: Settings, catalogue: Catalogue | None = None) -> dict[str, LlmClient]:
+    """One client per provider that calls of agents may go to; `catalogue` None is that of the settings.
 
     Raises:
-        ConfigError: an agent's model names no known provider or script, or a provider's settings are wrong.
+        ConfigError: a model names no known provider or script, or a provider's settings are wrong.
         MissingExtra: a provider's package is not installed.
     """
     known = _known(settings)
-    models: dict[str, dict[str, str]] = {}
-    for agent, configured in settings.agents.items():
-        name = settings.agent_model(configured)
-        try:
-            provider, model = split_model(name)
-        except ValueError as exc:
-            raise ConfigError(f"agent {agent!r}: {exc} (known providers: {_listed(known)})") from None
+    models: dict[str, dict[str, list[str]]] = {}
+    for name, agents in (catalogue or Catalogue(settings)).used.items():
+        provider, _, model = name.partition("/")
         if provider not in known:
             raise ConfigError(
-                f"agent {agent!r} uses model {name!r}, but there is no provider {provider!r} (known: {_listed(known)}); "
-                f"one of your own needs providers.{provider}.base_url"
+                f"the model {name!r} of {_agents(agents)} is of no known provider: there is no provider {provider!r}"
+                f" (known: {_listed(known)}); one of your own needs providers.{provider}.base_url"
             )
-        models.setdefault(provider, {})[agent] = model
-    return {provider: known[provider](settings, agents) for provider, agents in models.items()}
+        models.setdefault(provider, {})[model] = agents
+    for name in settings.backends:
+        if name not in known:
+            raise ConfigError(f"setting 'backends.{name}': there is no provider {name!r} (known: {_listed(known)})")
+    return {provider: known[provider](settings, used) for provider, used in models.items()}
+
+
+def _agents(names: Sequence[str]) -> str:
+    return f"agent {', '.join(map(repr, names))}"
 
 
 def _known(settings: Settings) -> dict[str, Opener]:
@@ -73,43 +65,47 @@ def _known(settings: Settings) -> dict[str, Opener]:
     return dict(PROVIDERS) | {name: partial(_openai, name) for name in settings.providers}
 
 
+def _all(models: Mapping[str, Sequence[str]]) -> list[str]:
+    return list(dict.fromkeys(agent for agents in models.values() for agent in agents))
+
+
 def _listed(known: Mapping[str, Opener]) -> str:
     return ", ".join(sorted(known))
 
 
-def _scripted(settings: Settings, models: Mapping[str, str]) -> LlmClient:
+def _scripted(settings: Settings, models: Mapping[str, Sequence[str]]) -> LlmClient:
     from rockbot_handlers.llm.scripted import open_scripted
 
     client = open_scripted(settings)
-    for agent, model in models.items():
+    for model, agents in models.items():
         try:
             client.check(model)
         except ConfigError as exc:
-            raise ConfigError(f"agent {agent!r} uses model 'scripted/{model}', but {exc}") from None
+            raise ConfigError(f"{_agents(agents)} uses model 'scripted/{model}', but {exc}") from None
     return client
 
 
-def _anthropic(settings: Settings, models: Mapping[str, str]) -> LlmClient:
+def _anthropic(settings: Settings, models: Mapping[str, Sequence[str]]) -> LlmClient:
     try:
         from rockbot_handlers.llm.anthropic import open_anthropic
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] not in ("anthropic", "httpx2"):
             raise
-        raise MissingExtra(f"the model of agent {', '.join(map(repr, models))}", "anthropic") from None
+        raise MissingExtra(f"the model of {_agents(_all(models))}", "anthropic") from None
     return open_anthropic(settings.anthropic)
 
 
-def _openai(name: str, settings: Settings, models: Mapping[str, str]) -> LlmClient:
+def _openai(name: str, settings: Settings, models: Mapping[str, Sequence[str]]) -> LlmClient:
     try:
         from rockbot_handlers.llm.openai import open_openai
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] not in ("openai", "httpx2"):
             raise
-        raise MissingExtra(f"the model of agent {', '.join(map(repr, models))}", "openai") from None
+        raise MissingExtra(f"the model of {_agents(_all(models))}", "openai") from None
     return open_openai(name, settings.providers.get(name, OpenAiSettings()))
 
 
-#: Provider name to the function that opens its client, given the models of the agents that use it.
+#: Provider name to the function that opens its client, given the models in use.
 PROVIDERS: Final[Mapping[str, Opener]] = {
     "anthropic": _anthropic,
     "scripted": _scripted,
