@@ -26,10 +26,13 @@ from rockbot.outgoing import Outgoing
 from rockbot.plugins import Contribution, Plugin, Services, Signal, load_plugins
 from rockbot.receiving import OrderedReceiving, Receiving
 from rockbot.settings import Settings
+from rockbot.state.artifacts import StateArtifacts
 from rockbot.state.ledger import StateLedger
 from rockbot.state.marks import StateStartMarks
 from rockbot.state.ports import StateStore
 from rockbot.subscribing import adjusted, check_names
+from rockbot_messaging.artifacts import ArtifactStore
+from rockbot_messaging.artifacts_folder import FolderArtifacts
 from rockbot_messaging.canceling import RunningCalls
 from rockbot_messaging.clock import Clock, IdSource, RandomIds, SystemClock
 from rockbot_messaging.envelope import MessageEnvelope
@@ -116,6 +119,11 @@ def _signal(bus: MessageBus) -> Signal:
         await bus.publisher.publish(envelope, door=Door.LOSSY)
 
     return signal
+
+
+def _artifacts(store: StateStore, settings: Settings) -> ArtifactStore:
+    folder = settings.artifacts.folder
+    return FolderArtifacts(folder) if folder is not None else StateArtifacts(store)
 
 
 def _registry(contributions: Contributions) -> EventRegistry:
@@ -234,6 +242,7 @@ class HostContainer(containers.DeclarativeContainer):
     roster = providers.Singleton(Roster, settings, clock)
     running = providers.Singleton(RunningCalls)
     signal = providers.Singleton(_signal, bus)
+    artifacts: providers.Singleton[Any] = providers.Singleton(_artifacts, store, settings)
     services = providers.Singleton(
         Services,
         settings=settings,
@@ -247,6 +256,7 @@ class HostContainer(containers.DeclarativeContainer):
         measures=measures,
         running=running,
         signal=signal,
+        artifacts=artifacts,
     )
     #: One provider per plug-in, in the order of the setting `handlers`; filled by `compose`.
     parts = providers.List()

@@ -15,8 +15,10 @@ from rockbot.errors import ConfigError, MissingExtra
 from rockbot.events.event import Event
 from rockbot.events.tools import ToolSpec
 from rockbot.handler import EventHandler
+from rockbot.policies import Policy
 from rockbot.settings import Settings
 from rockbot.state.ports import StateStore
+from rockbot_messaging.artifacts import ArtifactStore, MemoryArtifacts
 from rockbot_messaging.canceling import RunningCalls
 from rockbot_messaging.clock import Clock, IdSource
 from rockbot_messaging.envelope import MessageEnvelope
@@ -57,6 +59,7 @@ class Services:
     `agents` are those in force: they change while the host runs. `tools` returns every tool that the plug-ins of this host
     contribute; it is complete once all of them were built. `running` is where calls that can be cancelled are registered:
     give it to `LedgeredCalls`. `signal` is for what watchers see of work under way; everything else is emitted.
+    `artifacts` is where large content lies, apart for each tenant.
     """
 
     settings: Settings
@@ -70,11 +73,17 @@ class Services:
     measures: Measures = NO_MEASURES
     running: RunningCalls = field(default_factory=RunningCalls)
     signal: Signal = _unheard
+    artifacts: ArtifactStore = field(default_factory=MemoryArtifacts)
 
     @property
     def roles(self) -> Roles:
         """What the broker's users stand for (setting `trust.users`); ask it about a message's envelope."""
         return Roles(self.settings.trust.users)
+
+    def policy_of(self, agent: str) -> Policy | None:
+        """The policy of an agent as it is in force now; None when this process knows no such agent."""
+        known = self.agents.get(agent)
+        return None if known is None else known.settings.policy
 
 
 @final

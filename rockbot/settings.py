@@ -45,6 +45,7 @@ from rockbot.settings_delivery import (
 from rockbot.settings_models import BackendSettings, LimitsSettings, ModelSettings, PricesSettings, TierSettings
 from rockbot.settings_sources import Source, agent_places, has, is_setting, merge, read_agents, read_secrets, read_toml
 from rockbot.settings_streaming import StreamingSettings
+from rockbot.settings_tools import ToolSettings
 from rockbot_messaging.topics import check_word
 
 __all__ = [
@@ -135,7 +136,7 @@ class Settings(BaseSettings):
     namespace: str = "rockbot"
     model: str = ""
     default_agent: str = "assistant"
-    handlers: tuple[str, ...] = ("logging", "deadline", "deduplication", "agent", "llm", "scripts")
+    handlers: tuple[str, ...] = ("logging", "deadline", "deduplication", "agent", "llm", "tools", "scripts")
     agents: dict[str, AgentSettings] = Field(default_factory=lambda: {"assistant": AgentSettings()})
     agent_files: AgentFileSettings = AgentFileSettings()
     models: dict[str, ModelSettings] = Field(default_factory=dict)
@@ -149,6 +150,7 @@ class Settings(BaseSettings):
     subscriptions: dict[str, SubscriptionSettings] = Field(default_factory=dict)
     letters: LetterSettings = LetterSettings()
     artifacts: ArtifactSettings = ArtifactSettings()
+    tools: ToolSettings = ToolSettings()
     signing: SigningSettings = SigningSettings()
     trust: TrustSettings = TrustSettings()
     anthropic: AnthropicSettings = AnthropicSettings()
