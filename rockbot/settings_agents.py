@@ -43,6 +43,9 @@ class AgentSettings(_Section):
     tasks may wait in one conversation for the one under way; what comes beyond is answered as failed (`busy`) at once.
     `policy` says which calls of its tools are allowed, denied, or need a person's approval.
 
+    `context_window` is how many tokens the model takes, `compact_at` the share of them from which on the older part of a
+    conversation is summarised; up to `keep_recent` messages stay as they are.
+
     `instructions` None is a default text unless there are `prompt_files`, which follow the instructions; `identity_files` go
     before them. `skills` is a folder of folders with a ``SKILL.md``. All of them are paths below the folder of the file that
     defines the agent. Its memory is `memory_file`, read anew for each task, or with `memory_state` the value that the state
@@ -63,6 +66,9 @@ class AgentSettings(_Section):
     max_output_tokens: int = Field(default=4096, ge=1)
     timeout_seconds: float = Field(default=3600, gt=0, le=30 * 86_400)
     max_waiting: int = Field(default=100, ge=0, le=10_000)
+    context_window: int = Field(default=128_000, ge=1000)
+    compact_at: float = Field(default=0.8, gt=0, le=1)
+    keep_recent: int = Field(default=8, ge=0, le=32)
     policy: Policy = Policy()
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from typing import Final
 
 from pydantic_core import to_json
 
-from rockbot.events.content import Message
+from rockbot.events.content import ImagePart, Message, ToolResultPart
 from rockbot.events.models import LlmRequest
 from rockbot.events.tools import ToolSpec
 
@@ -21,6 +21,8 @@ __all__ = ["corrected_factor", "estimate_messages", "estimate_request", "estimat
 _ASCII: Final = 4.0
 #: Tokens of one other character: between accented letters, which are less, and rare ideographs, which are more.
 _OTHER: Final = 0.8
+#: Tokens of an image whose file travels inline: models see its size on a screen, not the bytes of its file.
+_IMAGE: Final = 1600
 #: How much of a new observation goes into the factor, and between what it stays whatever is reported.
 _WEIGHT: Final = 0.5
 _SMALLEST, _LARGEST = 0.25, 4.0
@@ -34,13 +36,14 @@ def estimate_tokens(text: str) -> int:
 
 def estimate_messages(messages: Sequence[Message]) -> int:
     """About how many tokens messages take. Their JSON stands for what providers add around each."""
-    return sum(estimate_tokens(message.model_dump_json(exclude_none=True)) for message in messages)
+    return sum(map(_estimate_message, messages))
 
 
 def estimate_request(request: LlmRequest, *, factor: float = 1.0) -> int:
-    """About how many input tokens a request takes; `factor` is the correction for its model."""
+    """About how many input tokens a request takes, what it refers to included; `factor` is the correction for its model."""
     parts = estimate_tokens(request.system) + _estimate_tools(request.tools) + estimate_messages(request.messages)
-    return round(parts * factor)
+    earlier = request.earlier.total_tokens if request.earlier else 0
+    return round((parts + earlier) * factor)
 
 
 def corrected_factor(factor: float, *, estimated: int, reported: int) -> float:
@@ -52,6 +55,15 @@ def corrected_factor(factor: float, *, estimated: int, reported: int) -> float:
         return factor
     seen = min(max(reported / estimated, _SMALLEST), _LARGEST)
     return factor * (1 - _WEIGHT) + seen * _WEIGHT
+
+
+def _estimate_message(message: Message) -> int:
+    inner = [part for result in message.parts if isinstance(result, ToolResultPart) for part in result.parts]
+    files = [part.data for part in (*message.parts, *inner) if isinstance(part, ImagePart) and part.data]
+    text = message.model_dump_json(exclude_none=True)
+    for data in files:
+        text = text.replace(data, "", 1)
+    return estimate_tokens(text) + len(files) * _IMAGE
 
 
 def _estimate_tools(tools: Sequence[ToolSpec]) -> int:

@@ -41,7 +41,8 @@ class SegmentRef(BaseModel):
 
     `number` counts the conversation's segments from 1, `sha256` (hex) and `size` (bytes) are those of the stored segment,
     `messages` is how many it has. Segments up to number `since` are no longer shown to the model, because a summary stands
-    for them. `total_messages` and `total_bytes` count what is shown: this segment and those behind it, back to `since`.
+    for them. `total_messages` and `total_tokens` (estimated) count what is shown: this segment and those behind it, back to
+    `since`.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -52,7 +53,7 @@ class SegmentRef(BaseModel):
     size: int
     since: int = 0
     total_messages: int
-    total_bytes: int
+    total_tokens: int
 
 
 class Fallen(BaseModel):
@@ -72,8 +73,8 @@ class LlmRequest(Event):
     conversation), then `messages`. A request that is whole by itself has no `earlier`.
     `output_schema` is the JSON schema of what the reply's text shall be; a reply that calls tools is none yet.
 
-    `agent` and `user` are whose limits count, `role` is what the model is to be here (``main``: the turn's own replies). When the
-    call fails in one of the ways of `fall_on`, the same message goes on to the first of `fallbacks`; `fallen` are the models
+    `agent` and `user` are whose limits count, `role` is what the model is to be here (``main``: the turn's own replies,
+    ``memory``: a summary of the transcript). When the call fails in one of the ways of `fall_on`, the same message goes on to the first of `fallbacks`; `fallen` are the models
     that it was meant for before.
     """
 

@@ -39,6 +39,7 @@ StatusKind = Literal[
     "model_reply",
     "tool_call",
     "tool_result",
+    "compacting",
     "approval",
     "question",
     "decided",

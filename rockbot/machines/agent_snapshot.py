@@ -48,6 +48,8 @@ class AgentSnapshot(_Frozen):
 
     `skills` are what the tool `read_skill` reads from. `routes` say by role which model a call goes to; a role that has none
     takes those of ``main``, and `model` counts where there are none either (agents of older releases).
+    `context_window` is how many tokens its model takes, `compact_at` the share of it from which on the transcript is
+    summarised; the last `keep_recent` messages stay as they are.
     """
 
     name: str
@@ -58,6 +60,9 @@ class AgentSnapshot(_Frozen):
     max_output_tokens: int
     max_waiting: int = 100
     policy: Policy = Policy()
+    context_window: int = 128_000
+    compact_at: float = 0.8
+    keep_recent: int = 8
     skills: tuple[Skill, ...] = ()
     routes: dict[str, tuple[ModelRoute, ...]] = {}
 

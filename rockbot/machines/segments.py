@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from rockbot.events.content import Message
 from rockbot.events.models import SegmentRef
 from rockbot.machines.transcript_rules import may_cut
+from rockbot.tokens import estimate_messages
 
 __all__ = [
     "KEEP_MESSAGES",
@@ -108,7 +109,7 @@ def _after(head: SegmentRef | None, segment: Segment, data: bytes) -> SegmentRef
         size=len(data),
         since=head.since if head else 0,
         total_messages=len(segment.messages) + (shown.total_messages if shown else 0),
-        total_bytes=len(data) + (shown.total_bytes if shown else 0),
+        total_tokens=estimate_messages(segment.messages) + (shown.total_tokens if shown else 0),
     )
 
 

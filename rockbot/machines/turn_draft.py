@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import final
 
-from rockbot import topics
 from rockbot.events.models import LlmRequest
 from rockbot.events.tasks import ErrorInfo, StatusKind
 from rockbot.events.tools import ToolInvoke
 from rockbot.machines import turn_errors
 from rockbot.machines.agent_snapshot import AgentRef, AgentSnapshot
 from rockbot.machines.machine import Command, Decision, IndexWrite, Input, TimerRequest
-from rockbot.machines.segments import seal
+from rockbot.machines.segments import Sealed
 from rockbot.machines.turn_evolve import evolve
 from rockbot.machines.turn_messages import TurnMessages, token_parts
 from rockbot.machines.turn_records import (
@@ -113,16 +112,12 @@ class TurnDraft:
         step = turn.model_calls if turn and turn.task.id == task.id else 0
         self.signals.append(self.messages.status(task, kind, text, number=len(self.signals), tool=tool, step=step))
 
+    def seal(self, sealed: Sealed | None) -> None:
+        """Store what was sealed of the transcript, if anything was."""
+        if sealed is not None:
+            self.record(TranscriptSealed(messages=sealed.messages, head=sealed.head))
+            self.index.extend(self.messages.segments(sealed))
+
     def write_index(self, task: Task, status: str) -> None:
         """Write down where the task belongs and how it is."""
         self.index.append(self.messages.index(task, status))
-
-    def call_model(self, task: Task, name: str) -> None:
-        """Ask the model for the turn's next reply; what the transcript has too much of is sealed first."""
-        agent = self.snapshot(task.agent)
-        if sealed := seal(self.state.messages, self.state.sealed, limit=self.given.body_limit):
-            self.record(TranscriptSealed(messages=sealed.messages, head=sealed.head))
-            self.index.extend(self.messages.segments(sealed))
-        request = self.messages.request(task, agent, self.state)
-        self.call(task, name, request, topics.llm_request(request.model.partition("/")[0], request.lane))
-        self.signal(task, "model_call", request.model)

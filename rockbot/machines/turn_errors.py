@@ -16,6 +16,7 @@ __all__ = [
     "late_step",
     "model_stopped",
     "never_mended",
+    "no_room",
     "too_large",
     "too_many_calls",
     "uncallable",
@@ -42,6 +43,13 @@ def never_mended(limit: float, reason: str) -> ErrorInfo:
     """`limit` is in seconds."""
     days = int(limit // 86_400)
     return ErrorInfo(code="stalled", message=f"a failed step was not sent on within {days} days: {reason}")
+
+
+def no_room(problem: str) -> ErrorInfo:
+    """The transcript is too long for the model, and `problem` is why it could not be summarised."""
+    return ErrorInfo(
+        code="context_window", message=f"the conversation no longer fits the model's context window, and {problem}"
+    )
 
 
 def too_large(what: str, limit: int | None) -> ErrorInfo:

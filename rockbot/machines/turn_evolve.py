@@ -6,6 +6,9 @@ from rockbot.events.content import Message, TextPart, ToolResultPart
 from rockbot.machines.turn_records import (
     AnswerIgnored,
     CallRepeated,
+    Compacted,
+    CompactionBegan,
+    CompactionFailed,
     ModelCalled,
     ModelReplied,
     StepFailed,
@@ -18,7 +21,7 @@ from rockbot.machines.turn_records import (
     TurnResumed,
     TurnStarted,
 )
-from rockbot.machines.turn_state import AwaitingModel, AwaitingTools, Conversation, StalledCall, Turn
+from rockbot.machines.turn_state import AwaitingModel, AwaitingTools, Compacting, Conversation, StalledCall, Turn
 
 __all__ = ["evolve"]
 
@@ -47,11 +50,25 @@ def evolve(state: Conversation, record: TurnRecord) -> Conversation:
     if turn is None:
         return state
     match record:
-        case ModelReplied(id=call_id, message=message, usage=usage):
+        case CompactionBegan(id=call_id, cut=cut, forced=forced):
+            phase = Compacting(id=call_id, cut=cut, forced=forced)
+            changed = turn.model_copy(update={"phase": phase, "compacted_at": turn.model_calls})
+            return state.model_copy(update={"turn": changed})
+        case Compacted(message=message):
+            sealed = state.sealed and state.sealed.model_copy(update={"since": state.sealed.number})
+            messages = (message, *state.messages)
+            return state.model_copy(
+                update={"turn": _after_summary(turn, record), "messages": messages, "sealed": sealed}
+            )
+        case CompactionFailed():
+            return state.model_copy(update={"turn": _after_summary(turn, record)})
+        case ModelReplied(id=call_id, message=message, usage=usage, token_factor=factor):
             changed = turn.model_copy(update={"usage": turn.usage + usage, "stalled": _still_stalled(turn, call_id)})
             # An empty reply is legal; an empty message in a request is not.
             messages = (*state.messages, message) if message.parts else state.messages
-            return state.model_copy(update={"messages": messages, "turn": changed})
+            return state.model_copy(
+                update={"messages": messages, "turn": changed, "token_factor": factor or state.token_factor}
+            )
         case ToolsCalled(calls=calls):
             changed = turn.model_copy(
                 update={"phase": AwaitingTools(calls=calls), "tool_calls": turn.tool_calls + len(calls)}
@@ -86,9 +103,21 @@ def _still_stalled(turn: Turn, answered: str) -> tuple[StalledCall, ...]:
     return tuple(call for call in turn.stalled if call.id != answered)
 
 
-def _renamed(phase: AwaitingModel | AwaitingTools, old: str, new: str) -> AwaitingModel | AwaitingTools:
-    if isinstance(phase, AwaitingModel):
-        return AwaitingModel(id=new)
+def _after_summary(turn: Turn, record: Compacted | CompactionFailed) -> Turn:
+    return turn.model_copy(
+        update={
+            "phase": AwaitingModel(id=record.model_call),
+            "usage": turn.usage + record.usage,
+            "stalled": _still_stalled(turn, record.id),
+        }
+    )
+
+
+def _renamed(
+    phase: AwaitingModel | AwaitingTools | Compacting, old: str, new: str
+) -> AwaitingModel | AwaitingTools | Compacting:
+    if not isinstance(phase, AwaitingTools):
+        return phase.model_copy(update={"id": new})
     return AwaitingTools(
         calls=tuple(call.model_copy(update={"id": new}) if call.id == old else call for call in phase.calls)
     )

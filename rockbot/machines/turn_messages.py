@@ -10,18 +10,27 @@ from dataclasses import dataclass
 from typing import Final, final
 
 from rockbot import topics
-from rockbot.events.content import TextPart
+from rockbot.events.content import Message, TextPart
 from rockbot.events.models import LlmRequest, StopReason, Usage
 from rockbot.events.tasks import AgentResponse, AgentStatus, ErrorInfo, StatusKind, TaskOutcome, TimerDue
 from rockbot.events.tools import ToolInvoke
 from rockbot.machines.agent_snapshot import AgentRef, AgentSnapshot
 from rockbot.machines.machine import Command, IndexWrite, TimerRequest
-from rockbot.machines.segments import Sealed, size_of
+from rockbot.machines.segments import Sealed
 from rockbot.machines.turn_state import Conversation, Task, Turn
 from rockbot.state.keys import agent_use_key, key, segment_key, task_key
+from rockbot.tokens import estimate_request
 from rockbot_messaging.envelope import ReturnAddress
 
-__all__ = ["TurnMessages", "return_token", "token_parts"]
+__all__ = ["SUMMARISE", "TurnMessages", "return_token", "token_parts"]
+
+#: What is asked for when the transcript becomes too long.
+SUMMARISE: Final = (
+    "The conversation so far is about to be replaced by a summary. Write that summary now, for yourself, as plain text. Call no"
+    " tools. Keep everything that is needed to go on: what was asked and what is still to be done, decisions and their"
+    " reasons, facts, names, numbers, paths and identifiers exactly as they are, what was tried and failed, and what tools"
+    " returned that still matters. Leave out what no longer matters."
+)
 
 
 def return_token(conversation_id: str, call: str) -> str:
@@ -42,16 +51,6 @@ def token_parts(token: str) -> tuple[str, str]:
     return parts[0], parts[1]
 
 
-#: Bytes of a request that make about one token.
-_BYTES_PER_TOKEN: Final = 4
-
-
-def _input_tokens(agent: AgentSnapshot, state: Conversation) -> int:
-    """About how many tokens the next request has."""
-    earlier = state.earlier.total_bytes if state.earlier else 0
-    return (len(agent.instructions) + earlier + sum(map(size_of, state.messages))) // _BYTES_PER_TOKEN
-
-
 @final
 @dataclass(frozen=True, slots=True)
 class TurnMessages:
@@ -65,21 +64,33 @@ class TurnMessages:
 
         What changes from task to task ends the prompt, behind what may be cached.
         """
-        choice = agent.choice(role, lane=task.lane, tokens=_input_tokens(agent, state) if agent.routes else 0)
-        return LlmRequest(
-            model=choice.model,
+        request = LlmRequest(
+            model=agent.model,
             agent=agent.name,
             user=task.user,
             role=role,
             lane=task.lane,
-            fallbacks=choice.fallbacks,
-            fall_on=choice.fall_on,
             system=f"{agent.instructions}\n\n{task.memory}" if task.memory else agent.instructions,
             messages=state.messages,
             earlier=state.earlier,
             tools=agent.tools,
             max_output_tokens=agent.max_output_tokens,
         )
+        if not agent.routes:
+            return request
+        choice = agent.choice(role, lane=task.lane, tokens=estimate_request(request, factor=state.token_factor))
+        return request.model_copy(
+            update={"model": choice.model, "fallbacks": choice.fallbacks, "fall_on": choice.fall_on}
+        )
+
+    def summary_request(self, task: Task, agent: AgentSnapshot, state: Conversation, cut: int) -> LlmRequest:
+        """The call that asks for a summary of everything before message `cut` of the tail.
+
+        It offers the tools that the transcript has calls of, because providers refuse such a transcript otherwise.
+        """
+        asked = Message(role="user", parts=(TextPart(text=SUMMARISE),))
+        request = self.request(task, agent, state, role="memory")
+        return request.model_copy(update={"messages": (*state.messages[:cut], asked)})
 
     def call(
         self, task: Task, name: str, call: str, event: LlmRequest | ToolInvoke, topic: str, deadline_ms: int

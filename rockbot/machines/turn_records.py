@@ -19,6 +19,9 @@ __all__ = [
     "RECORDS",
     "AnswerIgnored",
     "CallRepeated",
+    "Compacted",
+    "CompactionBegan",
+    "CompactionFailed",
     "ModelCalled",
     "ModelReplied",
     "StepFailed",
@@ -52,13 +55,14 @@ class TurnStarted(_Frozen):
 
 
 class ModelReplied(_Frozen):
-    """The model's reply to the command `id` is part of the transcript."""
+    """The model's reply to the command `id` is part of the transcript. `token_factor` corrects estimates since."""
 
     kind: Literal["model_replied"] = "model_replied"
     id: str
     message: Message
     stop_reason: StopReason
     usage: Usage
+    token_factor: float | None = None
 
 
 class ToolsCalled(_Frozen):
@@ -117,6 +121,35 @@ class TranscriptSealed(_Frozen):
     head: SegmentRef
 
 
+class CompactionBegan(_Frozen):
+    """The command `id` asks for a summary of everything before message `cut` of the tail; the model's own call waits."""
+
+    kind: Literal["compaction_began"] = "compaction_began"
+    id: str
+    cut: int
+    forced: bool = False
+
+
+class Compacted(_Frozen):
+    """`message` stands for everything that is sealed by now; the model was called with it as `model_call`."""
+
+    kind: Literal["compacted"] = "compacted"
+    id: str
+    message: Message
+    usage: Usage
+    model_call: str
+
+
+class CompactionFailed(_Frozen):
+    """The command `id` brought no summary; the model was called without one, as `model_call`."""
+
+    kind: Literal["compaction_failed"] = "compaction_failed"
+    id: str
+    reason: str
+    usage: Usage
+    model_call: str
+
+
 class AnswerIgnored(_Frozen):
     """An answer or a timer came that nothing waits for (late, repeated): it is noted and changes nothing."""
 
@@ -146,6 +179,9 @@ TurnRecord = (
     | CallRepeated
     | TurnResumed
     | TranscriptSealed
+    | CompactionBegan
+    | Compacted
+    | CompactionFailed
     | AnswerIgnored
     | TurnEnded
 )

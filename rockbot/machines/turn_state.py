@@ -18,6 +18,7 @@ from rockbot.machines.agent_snapshot import AgentRef, AgentSnapshot
 __all__ = [
     "AwaitingModel",
     "AwaitingTools",
+    "Compacting",
     "Conversation",
     "PendingTool",
     "StalledCall",
@@ -76,6 +77,18 @@ class AwaitingTools(_Frozen):
         return all(call.result is not None for call in self.calls)
 
 
+class Compacting(_Frozen):
+    """The model was asked, with the command `id`, for a summary of all but the tail from its message number `cut` on.
+
+    `forced`: the provider said that the transcript is too long, so without a summary there is no going on.
+    """
+
+    kind: Literal["compacting"] = "compacting"
+    id: str
+    cut: int
+    forced: bool = False
+
+
 class StalledCall(_Frozen):
     """A call under way whose message lies in a dead-letter queue, and why. `id` is the command's message id."""
 
@@ -87,16 +100,18 @@ class Turn(_Frozen):
     """The turn under way.
 
     `deadline_ms` is the instant at which it ends unfinished. While calls are `stalled` its clock stands, and the instant
-    is the end of the patience with them.
+    is the end of the patience with them. `compacted_at` is the number of the model call before which a summary was last
+    asked for: once for each call at most.
     """
 
     task: Task
-    phase: Annotated[AwaitingModel | AwaitingTools, Field(discriminator="kind")]
+    phase: Annotated[AwaitingModel | AwaitingTools | Compacting, Field(discriminator="kind")]
     deadline_ms: int
     model_calls: int = 0
     tool_calls: int = 0
     usage: Usage = Usage()
     stalled: tuple[StalledCall, ...] = ()
+    compacted_at: int = 0
 
     def awaits(self, call: str) -> bool:
         """Whether the call with this id has not been answered yet."""
@@ -105,7 +120,7 @@ class Turn(_Frozen):
     @property
     def open_calls(self) -> list[str]:
         """The ids of the calls that have not been answered yet."""
-        if isinstance(self.phase, AwaitingModel):
+        if isinstance(self.phase, AwaitingModel | Compacting):
             return [self.phase.id]
         return [call.id for call in self.phase.calls if call.result is None]
 
@@ -114,11 +129,12 @@ class Conversation(_Frozen):
     """Everything that is known of one conversation.
 
     `messages` is the tail of the transcript; what is older lies in segments of the state store, the newest of which is
-    `sealed`.
+    `sealed`. `token_factor` corrects estimates of tokens by what providers counted.
     """
 
     messages: tuple[Message, ...] = ()
     sealed: SegmentRef | None = None
+    token_factor: float = 1.0
     turn: Turn | None = None
     waiting: tuple[Task, ...] = ()
     ended: int = 0

@@ -6,8 +6,8 @@ import json
 from typing import Final, final
 
 from rockbot import topics
-from rockbot.events.content import TextPart, ToolCallPart, ToolResultPart
-from rockbot.events.models import LlmResponse, StopReason
+from rockbot.events.content import Message, TextPart, ToolCallPart, ToolResultPart
+from rockbot.events.models import LlmResponse, StopReason, Usage
 from rockbot.events.tasks import ErrorInfo, StepExpired, StepStalled, TaskOutcome, TimerDue
 from rockbot.events.tools import ToolInvoke, ToolResult
 from rockbot.machines import turn_errors
@@ -15,6 +15,7 @@ from rockbot.machines.agent_snapshot import AgentSnapshot, StoredSnapshot
 from rockbot.machines.machine import IndexWrite
 from rockbot.machines.skill_reading import read_skill
 from rockbot.machines.turn_answer import shortened
+from rockbot.machines.turn_asking import ask_for_summary, ask_model, send_request, take_summary
 from rockbot.machines.turn_draft import TurnDraft
 from rockbot.machines.turn_records import (
     AnswerIgnored,
@@ -29,8 +30,9 @@ from rockbot.machines.turn_records import (
     TurnResumed,
     TurnStarted,
 )
-from rockbot.machines.turn_state import AwaitingModel, AwaitingTools, PendingTool, Task, Turn
+from rockbot.machines.turn_state import AwaitingModel, AwaitingTools, Compacting, PendingTool, Task, Turn
 from rockbot.state.keys import agent_snapshot_key
+from rockbot.tokens import corrected_factor, estimate_request
 
 __all__ = ["STALL_LIMIT", "TurnStep"]
 
@@ -72,14 +74,27 @@ class TurnStep:
 
     def model_replied(self, response: LlmResponse) -> None:
         turn, call = self._draft.awaited()
-        if turn is None or not isinstance(turn.phase, AwaitingModel) or turn.phase.id != call:
+        if turn is None or not isinstance(turn.phase, AwaitingModel | Compacting) or turn.phase.id != call:
             self.ignore(response.type_name)
             return
         self._draft.answer(call)
+        if isinstance(turn.phase, Compacting):
+            self._summarised(turn, turn.phase, response)
+            return
+        # What a model said when its window was full is cut off: it is asked again once there is room.
+        asks_again = response.stop_reason == "context_window" and turn.compacted_at != turn.model_calls
         self._draft.record(
-            ModelReplied(id=call, message=response.message, stop_reason=response.stop_reason, usage=response.usage)
+            ModelReplied(
+                id=call,
+                message=Message(role="assistant", parts=()) if asks_again else response.message,
+                stop_reason=response.stop_reason,
+                usage=response.usage,
+                token_factor=self._factor(turn.task, response.usage),
+            )
         )
         self._resume(turn)
+        if asks_again and ask_for_summary(self._draft, turn.task, forced=True):
+            return
         turn = self._draft.current()
         task = turn.task
         calls = response.message.tool_calls
@@ -93,6 +108,25 @@ class TurnStep:
             self._call_tools(turn, response)
         else:
             self._end(task, "completed", output=text, stop_reason=response.stop_reason)
+
+    def _summarised(self, before: Turn, phase: Compacting, response: LlmResponse) -> None:
+        task = before.task
+        name = f"model:{task.id}:{before.model_calls}"
+        problem = take_summary(self._draft, phase, response, name)
+        self._resume(before)
+        if name in self._draft.given.oversize:
+            self._end(task, "failed", error=self._draft.too_large("the request to the model"))
+        elif problem and phase.forced:
+            self._end(task, "failed", error=turn_errors.no_room(problem))
+        else:
+            send_request(self._draft, task, name)
+
+    def _factor(self, task: Task, usage: Usage) -> float:
+        """The correction of estimates after a call that used so much."""
+        state = self._draft.state
+        estimated = estimate_request(self._draft.messages.request(task, self._draft.snapshot(task.agent), state))
+        reported = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
+        return corrected_factor(state.token_factor, estimated=estimated, reported=reported)
 
     def tool_returned(self, result: ToolResult) -> None:
         turn, call = self._draft.awaited()
@@ -168,8 +202,8 @@ class TurnStep:
         self._draft.answer(call)
         self._draft.record(CallRepeated(id=call, new_id=self._draft.id(name)))
         self._resume(before)
-        if isinstance(before.phase, AwaitingModel):
-            self._draft.call_model(before.task, name)
+        if not isinstance(before.phase, AwaitingTools):
+            send_request(self._draft, before.task, name)
             return
         at = next(at for at, item in enumerate(before.phase.calls) if item.id == call)
         self._call_tool(before.task, name, self._draft.state.messages[-1].tool_calls[at])
@@ -183,7 +217,7 @@ class TurnStep:
             name = f"model:{task.id}:1"
             if name not in self._draft.given.oversize:
                 self._draft.record(TurnStarted(model_call=self._draft.id(name)))
-                self._draft.call_model(task, name)
+                ask_model(self._draft, task, name)
                 return
             self._end(task, "failed", error=self._draft.too_large("the request to the model"))
 
@@ -236,7 +270,7 @@ class TurnStep:
             self._end(turn.task, "failed", error=self._draft.too_large("the request to the model"))
             return
         self._draft.record(ModelCalled(id=self._draft.id(name)))
-        self._draft.call_model(turn.task, name)
+        ask_model(self._draft, turn.task, name)
 
     def _end(
         self,

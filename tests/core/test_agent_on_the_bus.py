@@ -387,6 +387,34 @@ async def test_the_waiting_list_is_as_long_as_the_setting_says(town: Town) -> No
     assert {response.error.code for response in responses if response.error} == {"busy"}
 
 
+@pytest.mark.parametrize(
+    ("changed", "shown"),
+    [
+        ({"context_window": 20_000}, 5),
+        ({"compact_at": 1.0}, 5),
+        ({"keep_recent": 1}, 2),
+        ({}, 4),
+    ],
+)
+async def test_context_window_compact_at_and_keep_recent_say_when_and_how_far_a_conversation_is_summarised(
+    town: Town, changed: dict[str, Any], shown: int
+) -> None:
+    heard: list[LlmRequest] = []
+
+    def model(request: LlmRequest) -> LlmResponse:
+        heard.append(request)
+        text = "a summary" if request.role == "memory" else "yes"
+        return LlmResponse(message=Message(role="assistant", parts=(TextPart(text=text),)))
+
+    agent = {"instructions": "", "context_window": 2000, "max_output_tokens": 500, "compact_at": 0.5, "keep_recent": 3}
+    await town.host(Worker(model).plugin, agents={"assistant": agent | changed})
+    for number, text in enumerate(("x" * 3150, "y" * 300, "z" * 400), start=1):
+        await town.say(text, id=f"t{number}", conversation_id="talk")
+        await town.answered(number)
+    assert len(heard[-1].messages) == shown
+    assert sum(request.role == "memory" for request in heard) == (shown < 5)
+
+
 async def test_a_token_that_no_key_can_be_made_of_is_a_dead_letter_at_once(town: Town) -> None:
     await town.host(Worker().plugin)
     forged = MessageEnvelope(

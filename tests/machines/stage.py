@@ -44,7 +44,11 @@ def tool(name: str) -> ToolSpec:
 
 
 def agent(
-    *tools: str, max_model_calls: int = 5, max_waiting: int = 100, instructions: str = "Be brief."
+    *tools: str,
+    max_model_calls: int = 5,
+    max_waiting: int = 100,
+    instructions: str = "Be brief.",
+    **fields: Any,
 ) -> AgentSnapshot:
     return AgentSnapshot(
         name="assistant",
@@ -54,6 +58,7 @@ def agent(
         max_model_calls=max_model_calls,
         max_output_tokens=100,
         max_waiting=max_waiting,
+        **fields,
     )
 
 

@@ -69,7 +69,7 @@ def test_sealing_loses_nothing_parts_nothing_and_leaves_a_small_tail(
 
 
 def test_a_long_conversation_sends_and_stores_as_much_at_its_end_as_at_its_beginning() -> None:
-    play = Play(agent("add", max_model_calls=2000))
+    play = Play(agent("add", max_model_calls=2000, context_window=10_000_000))
     play.ask("count to a thousand")
     sent: list[int] = []
     states: list[int] = []

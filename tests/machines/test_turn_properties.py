@@ -26,6 +26,7 @@ MOVES = st.lists(
                 "late",
                 "wait",
                 "refuse",
+                "full",
             ]
         ),
         st.integers(0, 7),
@@ -48,9 +49,10 @@ def move(play: Play, kind: str, number: int, timers: list[object]) -> None:
             play.ask(f"q{number}")
         case "short":
             play.ask("in a hurry", deadline_ms=play.clock.now_ms() + (number - 1) * 1000)
-        case "answer" | "refuse" if call:
+        case "answer" | "refuse" | "full" if call:
             is_model = isinstance(play.sent[call].event, LlmRequest)
-            reply = says("x", stop_reason="refusal") if kind == "refuse" else says(f"a{number}")
+            stops = {"refuse": "refusal", "full": "context_window"}
+            reply = says("x", stop_reason=stops[kind]) if kind in stops else says(f"a{number}")
             play.take(reply if is_model else result(str(number)), call=call)
         case "tools" if call and isinstance(play.sent[call].event, LlmRequest):
             names = ["add", "look", "fly"]
@@ -72,7 +74,22 @@ def move(play: Play, kind: str, number: int, timers: list[object]) -> None:
 @settings(max_examples=400, deadline=None)
 @given(MOVES)
 def test_any_interleaving_gives_each_task_exactly_one_end(moves: list[tuple[str, int]]) -> None:
-    play = Play(agent("add", "look", max_model_calls=4))
+    tell(Play(agent("add", "look", max_model_calls=4)), moves)
+
+
+@settings(max_examples=200, deadline=None)
+@given(MOVES, st.integers(0, 4))
+def test_a_transcript_that_is_summarised_all_the_time_changes_nothing_of_that(
+    moves: list[tuple[str, int]], keep: int
+) -> None:
+    cramped = agent("add", "look", max_model_calls=4, context_window=1000, compact_at=0.15, keep_recent=keep)
+    play = Play(cramped)
+    tell(play, moves)
+    note(f"{sum(request.role == 'memory' for request in play.requests)} summaries")
+
+
+def tell(play: Play, moves: list[tuple[str, int]]) -> None:
+    """Play the moves, then let time pass until everything has ended."""
     asked: list[str] = []
     timers: list[object] = []
     for kind, number in moves:
