@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from rockbot.state.keys import segment_key
 from rockbot.state.ledger import StateLedger
 from rockbot_handlers.llm.plugin import plugin
 from rockbot_messaging.calls import CallBusy
+from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.ledger import Begun, Busy
 from rockbot_messaging.subscriptions import Lane, WorkSubscription
 from rockbot_messaging.testing import FakeClock
@@ -271,3 +273,18 @@ async def test_what_was_sealed_of_a_conversation_is_read_before_the_call(
     # The letter, sent on after it was mended, is the same call: no claim was left.
     assert answer_of(context).usage.input_tokens >= 7
     assert calls_made(log) == 1
+
+
+@pytest.mark.parametrize(("role", "told"), [("main", True), ("memory", False)])
+async def test_nobody_is_told_what_a_model_says_to_itself(
+    services: Services, chain_of: Callable[..., Chain], make_context: Any, role: str, told: bool
+) -> None:
+    heard: list[MessageEnvelope] = []
+
+    async def hear(envelope: MessageEnvelope) -> None:
+        heard.append(envelope)
+
+    chain = chain_of(replace(services, signal=hear), plugin)
+    request = asking("hello").model_copy(update={"role": role})
+    await chain.run(request, make_context(request, TOPIC))
+    assert bool(heard) is told

@@ -17,7 +17,7 @@ from rockbot.handler import CallNext
 from rockbot.llm import LlmClient, LlmPermanent, LlmThrottled, LlmTransient, LlmUnknownOutcome
 from rockbot.machines.transcript import TranscriptDamaged, Transcripts
 from rockbot.state.ports import StateUnavailable
-from rockbot_handlers.llm.streaming import Streaming
+from rockbot_handlers.llm.streaming import Streaming, WholeCall
 from rockbot_messaging.calls import CLAIM_SECONDS, CallRefused, LedgeredCalls
 from rockbot_messaging.canceling import RunningCalls
 from rockbot_messaging.ledger import ResultLedger
@@ -75,7 +75,9 @@ class LlmHandler:
             request = await self._transcripts.whole(
                 event, tenant=envelope.tenant, conversation_id=envelope.conversation_id
             )
-            response = await self._streaming.of(context).make(client, request)
+            # Nobody watches what a model says to itself.
+            made = self._streaming.of(context) if request.role == "main" else WholeCall(context)
+            response = await made.make(client, request)
             return response.to_body()
 
         try:

@@ -23,7 +23,7 @@ from rockbot.state.ports import StateError, StateStore
 from rockbot.state.replies import ReplySnapshot, ReplySnapshots
 from rockbot_handlers.llm.live_text import LiveText
 
-__all__ = ["StreamedCall", "Streaming"]
+__all__ = ["StreamedCall", "Streaming", "WholeCall"]
 
 logger = logging.getLogger(__name__)
 
