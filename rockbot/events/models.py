@@ -74,8 +74,8 @@ class LlmRequest(Event):
     `output_schema` is the JSON schema of what the reply's text shall be; a reply that calls tools is none yet.
 
     `agent` and `user` are whose limits count, `role` is what the model is to be here (``main``: the turn's own replies,
-    ``memory``: a summary of the transcript). When the call fails in one of the ways of `fall_on`, the same message goes on to the first of `fallbacks`; `fallen` are the models
-    that it was meant for before.
+    ``memory``: a summary of the transcript). When the call fails in one of the ways of `fall_on`, the same message goes on to
+    the first of `fallbacks`; `fallen` are the models that it was meant for before.
     """
 
     type_name: ClassVar[str] = "rockbot.llm.request"
