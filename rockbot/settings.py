@@ -43,6 +43,7 @@ from rockbot.settings_delivery import (
     TrustSettings,
 )
 from rockbot.settings_models import BackendSettings, LimitsSettings, ModelSettings, PricesSettings, TierSettings
+from rockbot.settings_providers import AnthropicSettings, CassetteSettings, OpenAiSettings, ScriptedSettings
 from rockbot.settings_sources import Source, agent_places, has, is_setting, merge, read_agents, read_secrets, read_toml
 from rockbot.settings_streaming import StreamingSettings
 from rockbot.settings_tools import ToolSettings
@@ -68,38 +69,6 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class AnthropicSettings(_Section):
-    """Access to Anthropic's API. The key also comes from ``ANTHROPIC_API_KEY``, the address from ``ANTHROPIC_BASE_URL``."""
-
-    api_key: SecretStr | None = None
-    base_url: str | None = None
-    timeout_seconds: float = Field(default=600, gt=0)
-
-
-class OpenAiSettings(_Section):
-    """Access to one server that speaks chat completions; what is None comes from the preset of the provider's name.
-
-    The key also comes from the preset's own variable, like ``OPENAI_API_KEY``. `headers` are sent with every call.
-    `output_limit` is the field that bounds a reply. `images` false replaces images by a note, for servers that take none;
-    `reasoning` says whether the server wants the reasoning of its earlier replies back.
-    """
-
-    base_url: str | None = None
-    api_key: SecretStr | None = None
-    timeout_seconds: float = Field(default=600, gt=0)
-    headers: dict[str, SecretStr] = Field(default_factory=dict)
-    output_limit: Literal["max_tokens", "max_completion_tokens"] | None = None
-    images: bool = True
-    reasoning: bool | None = None
-
-
-class ScriptedSettings(_Section):
-    """The offline model: `rules` is a TOML or JSON file of rules, `call_log` a file that gets a line per call made."""
-
-    rules: Path | None = None
-    call_log: Path | None = None
-
-
 class HostSettings(_Section):
     """The process. `health_port` 0 switches the health endpoints off.
 
@@ -123,6 +92,7 @@ class HostSettings(_Section):
 class Settings(BaseSettings):
     """Everything that can be set.
 
+    `allow_model_calls` false has every call to a real model fail at once, with its name; the scripted one answers as ever.
     `scripts` is read by the script service, which validates it by its own model at boot. `model` empty means the offline
     model, or Anthropic's when its key is in the environment. `state_url` empty means a file in the user's state folder,
     `socket` None one in the user's runtime folder.
@@ -157,6 +127,8 @@ class Settings(BaseSettings):
     providers: dict[str, OpenAiSettings] = Field(default_factory=dict)
     scripted: ScriptedSettings = ScriptedSettings()
     streaming: StreamingSettings = StreamingSettings()
+    allow_model_calls: bool = True
+    cassette: CassetteSettings = CassetteSettings()
     source: str = "rockbot"
 
     _origin: _Origin = PrivateAttr(default_factory=lambda: _Origin())

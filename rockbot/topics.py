@@ -43,13 +43,7 @@ INTERNAL: Final = (
 
 #: Types of ours that anybody may send. Every other one belongs to running work: a type that is added is protected.
 _PUBLIC_TYPES: Final = frozenset(
-    {
-        "rockbot.agent.task",
-        "rockbot.agent.response",
-        "rockbot.agent.status",
-        "rockbot.control.cancel",
-        "rockbot.control.reload",
-    }
+    {"rockbot.agent.task", "rockbot.agent.response", "rockbot.agent.status", "rockbot.control.cancel"}
 )
 
 

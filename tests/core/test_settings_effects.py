@@ -27,7 +27,7 @@ from rockbot_messaging.testing.harness import buried, message
 from rockbot_messaging.verdicts import DeadLetter
 
 _TESTS: Final = Path(__file__).parents[1]
-_SECTIONS: Final = ("broker", "subscriptions", "letters", "artifacts", "signing", "streaming", "trust")
+_SECTIONS: Final = ("broker", "subscriptions", "letters", "artifacts", "cassette", "signing", "streaming", "trust")
 
 _EACH: Final = "core/test_receiving.py::test_each_key_changes_what_it_names_and_nothing_else"
 _WAITS: Final = "core/test_settings_effects.py::test_each_number_of_a_backoff_changes_how_long_is_waited"
@@ -53,6 +53,8 @@ _TESTED: Final = {
     "broker.max_queue_bytes": _LIMITS,
     "broker.max_queue_messages": _LIMITS,
     "broker.max_unrouted_messages": _LIMITS,
+    "cassette.file": "handlers/test_cassettes.py::test_settings_say_what_is_recorded_and_what_is_played",
+    "cassette.record": "handlers/test_cassettes.py::test_settings_say_what_is_recorded_and_what_is_played",
     "letters.keep_days": _KEPT,
     "letters.keep_days_by_queue": _KEPT,
     "letters.scan_seconds": "core/test_settings_effects.py::test_letters_are_scanned_as_often_as_the_settings_say",

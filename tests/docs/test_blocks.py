@@ -44,12 +44,14 @@ def test_a_documented_program_runs(block: str, tmp_path: Path) -> None:
 
 def test_the_documented_rules_and_providers_are_what_they_say(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "models.md").read_text()
-    providers, rules = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    providers, cassette, rules = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     scripts = parse_scripts(rules, source="docs/models.md", syntax="toml")
     assert list(scripts) == ["weather"]
     path = tmp_path / "rockbot.toml"
     path.write_text(providers)
     assert set(load(config=path).providers) == {"gpu", "ollama"}
+    path.write_text(cassette)
+    assert load(config=path).cassette.file == Path("tests/cassettes/weather.jsonl")
 
 
 def test_the_documented_settings_are_settings(tmp_path: Path) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
-from nodes.anthropic_api import KEY, Reply, Server, error, message, request, serve, text
+from nodes.anthropic_api import KEY, Reply, Server, StrictCheck, error, events_of, message, request, serve, sse, text
 
 from rockbot.events import (
     FilePart,
@@ -194,10 +193,6 @@ async def test_a_tool_call_that_may_be_cut_off_is_not_made(server: Server, clien
     assert (await call(client)).message == Message(role="assistant", parts=(TextPart(text="I will"),))
 
 
-def sse(*events: dict[str, Any]) -> str:
-    return "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
-
-
 START = {"type": "message_start", "message": {**message(), "stop_reason": None}}
 PIECES = [
     {"type": "content_block_start", "index": 0, "content_block": text("")},
@@ -258,3 +253,96 @@ async def test_tokens_are_counted_by_the_api(server: Server, client: AnthropicCl
     assert await client.count_tokens(request(system="s", tools=(TOOL,))) == 123
     assert server.received[0].path == "/v1/messages/count_tokens"
     assert "max_tokens" not in server.received[0].body
+
+
+async def test_lines_of_several_text_blocks_stream_as_the_reply_has_them(
+    server: Server, client: AnthropicClient
+) -> None:
+    whole = message(text("One."), {"type": "redacted_thinking", "data": "x"}, text(""), text("Two."))
+    server.replies = [Reply(sse(*events_of(whole)))]
+    items = [item async for item in client.stream(request(), call_id="c", deadline=None)]
+    assert isinstance(items[-1], LlmResponse)
+    assert "".join(item.text for item in items if isinstance(item, TextDelta)) == items[-1].message.text
+    assert items[-1].message.text == "One.\n\nTwo."
+
+
+async def test_what_is_not_known_of_a_block_streams_through(server: Server, client: AnthropicClient) -> None:
+    block = {"type": "server_tool_use", "id": "srv", "name": "web_search", "input": {}, "caller": {"type": "direct"}}
+    result = {"type": "some_new_result", "tool_use_id": "srv", "content": [{"deep": [1, None]}]}
+    server.replies = [Reply(sse(*events_of(message(block, result, text("Found.")))))]
+    items = [item async for item in client.stream(request(), call_id="c", deadline=None)]
+    assert isinstance(items[-1], LlmResponse)
+    assert [part.data for part in items[-1].message.parts if isinstance(part, ThinkingPart)] == [block, result]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "prompt is too long: 212345 tokens > 200000 maximum",
+        "input length and `max_tokens` exceed context limit: 198000 + 8192 > 200000",
+        "input length exceeds context window",
+    ],
+)
+async def test_a_prompt_that_is_too_long_is_told_as_a_full_window(
+    server: Server, client: AnthropicClient, words: str
+) -> None:
+    server.replies = [Reply(error("invalid_request_error", words), status=400)]
+    assert (await call(client)).stop_reason == "context_window"
+
+
+LONG = "x" * 5000
+
+
+async def test_a_conversation_that_goes_on_is_cached_to_its_end_and_where_the_call_before_ended(
+    server: Server, client: AnthropicClient
+) -> None:
+    server.replies = [Reply(message(text("ok"))) for _ in range(3)]
+    asked = ToolCallPart(call_id="t1", tool="add", arguments={})
+    history = (
+        Message(role="user", parts=(TextPart(text=LONG),)),
+        Message(role="assistant", parts=(asked,)),
+        Message(role="user", parts=(ToolResultPart(call_id="t1", parts=(TextPart(text="1"),)),)),
+        Message(role="assistant", parts=(TextPart(text="So 1."),)),
+        Message(role="user", parts=(TextPart(text="And?"),)),
+    )
+    await call(client, request(*history[:1], tools=(TOOL,)))
+    await call(client, request(*history, system=LONG, tools=(TOOL,)))
+    await call(client, request(*history[:1]))
+    first, grown, alone = (got.body for got in server.received)
+    marked = [
+        [at for at, it in enumerate(body["messages"]) if "cache_control" in it["content"][-1]]
+        for body in (first, grown)
+    ]
+    assert marked == [[0], [2, 4]]
+    assert "cache_control" in grown["system"][-1]
+    # What is asked once and not gone on with is not worth the price of writing it down.
+    assert "cache_control" not in json.dumps(alone)
+    assert json.dumps(grown).count("cache_control") == 3
+
+
+async def test_a_schema_is_told_to_the_api_where_it_can_be_and_to_the_model_where_not(
+    server: Server, client: AnthropicClient
+) -> None:
+    server.check = StrictCheck()
+    server.replies = [Reply(message(text("{}"))) for _ in range(3)]
+    closed = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}, "required": ["n"]}
+    words = AnthropicClient(KEY, base_url=server.url, timeout=5, native_output=False)
+    await call(client, request(output_schema=closed))
+    await call(client, request(output_schema={"type": "object", "additionalProperties": {"type": "string"}}))
+    await call(words, request(output_schema=closed))
+    await words.close()
+    told, open_, in_words = (got.body for got in server.received)
+    assert told["output_config"]["format"]["schema"]["properties"]["n"]["type"] == "integer"
+    assert "system" not in told
+    for body in (open_, in_words):
+        assert "output_config" not in body
+        assert "JSON schema" in body["system"][0]["text"]
+
+
+async def test_a_connection_that_breaks_behind_the_end_of_a_reply_breaks_nothing(
+    server: Server, client: AnthropicClient
+) -> None:
+    server.replies = [Reply(sse(START, *PIECES, *END), cut=True)]
+    items = [item async for item in client.stream(request(), call_id="c", deadline=None)]
+    assert isinstance(items[-1], LlmResponse)
+    assert items[-1].message.text == "Hello"

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from handlers.model_contract import Act, Fails, Hangs, ModelContract
 from nodes import anthropic_api, openai_api
 from nodes.anthropic_api import KEY, Reply, Server, serve
 
 from rockbot.llm import LlmClient
 from rockbot.settings import AnthropicSettings, OpenAiSettings
+from rockbot.testing.model_contract import Act, Cuts, Fails, Hangs, ModelContract, Says
 from rockbot_handlers.llm.anthropic import AnthropicClient, open_anthropic
 from rockbot_handlers.llm.openai import OpenAiClient, open_openai
 from rockbot_handlers.llm.rules import parse_scripts
@@ -27,16 +27,14 @@ def _failed(act: Fails, body: Any) -> Reply:
     return Reply(body, status=_STATUS[act.how], headers=headers)
 
 
-def _pieces(text: str) -> Iterator[str]:
-    return (text[at : at + 10] for at in range(0, len(text), 10))
-
-
 class AnthropicStage:
     model = "anthropic/claude-test"
     remote = True
+    thinks = True
 
     def __init__(self, server: Server) -> None:
         self.server = server
+        self.strict = server.check = anthropic_api.StrictCheck()
         self.client: AnthropicClient = open_anthropic(AnthropicSettings(api_key=KEY, base_url=server.url))
 
     def play(self, *acts: Act, streamed: bool = False) -> LlmClient:
@@ -51,38 +49,42 @@ class AnthropicStage:
         match act:
             case Hangs():
                 return Reply(hang=True)
+            case Fails("context_window"):
+                words = "prompt is too long: 212345 tokens > 200000 maximum"
+                return Reply(anthropic_api.error("invalid_request_error", words), status=400)
             case Fails():
                 return _failed(act, anthropic_api.error("some_error", "words"))
+            case Cuts(text, how):
+                events = anthropic_api.events_of(anthropic_api.message(anthropic_api.text(text)))[:-3]
+                if how == "overloaded":
+                    events.append(anthropic_api.error("overloaded_error", "Overloaded"))
+                return Reply(anthropic_api.sse(*events), cut=how == "connection")
+            case Says():
+                whole = self._message(act)
+                return Reply(anthropic_api.sse(*anthropic_api.events_of(whole)) if streamed else whole)
+
+    def _message(self, act: Says) -> dict[str, Any]:
+        thoughts = [anthropic_api.thought(act.thinking)] if act.thinking else []
+        self.strict.issued += thoughts
         texts = [anthropic_api.text(act.text)] if act.text else []
-        calls = [
-            {"type": "tool_use", "id": f"toolu_{at}", "name": name, "input": given}
-            for at, (name, given) in enumerate(act.calls)
-        ]
-        stop = "tool_use" if calls else "end_turn"
-        if not streamed:
-            return Reply(anthropic_api.message(*texts, *calls, stop=stop))
-        events: list[dict[str, Any]] = [{"type": "message_start", "message": anthropic_api.message()}]
-        for at, block in enumerate([*texts, *calls]):
-            start = {**block, "text": ""} if block["type"] == "text" else {**block, "input": {}}
-            events.append({"type": "content_block_start", "index": at, "content_block": start})
-            if block["type"] == "text":
-                deltas = [{"type": "text_delta", "text": piece} for piece in _pieces(block["text"])]
-            else:
-                deltas = [
-                    {"type": "input_json_delta", "partial_json": it} for it in _pieces(json.dumps(block["input"]))
-                ]
-            events += [{"type": "content_block_delta", "index": at, "delta": delta} for delta in deltas]
-            events.append({"type": "content_block_stop", "index": at})
-        events.append({"type": "message_delta", "delta": {"stop_reason": stop}, "usage": {"output_tokens": 9}})
-        events.append({"type": "message_stop"})
-        return Reply("".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events))
+        calls = [anthropic_api.call(f"toolu_{at}", name, given) for at, (name, given) in enumerate(act.calls)]
+        stop = act.stop or ("tool_use" if calls else "end_turn")
+        return anthropic_api.message(
+            *thoughts,
+            *texts,
+            *calls,
+            stop="model_context_window_exceeded" if stop == "context_window" else stop,
+            cache_read_input_tokens=act.cached,
+        )
 
 
 class OpenAiStage:
     remote = True
+    thinks = True
 
     def __init__(self, server: Server, provider: str) -> None:
         self.server = server
+        server.check = openai_api.StrictCheck(reasoning=provider != "groq")
         self.model = f"{provider}/some/model"
         self.client: OpenAiClient = open_openai(provider, OpenAiSettings(api_key=KEY, base_url=server.url))
 
@@ -98,27 +100,50 @@ class OpenAiStage:
         match act:
             case Hangs():
                 return Reply(hang=True)
+            case Fails("context_window"):
+                return Reply(openai_api.error("too long", code="context_length_exceeded"), status=400)
             case Fails():
                 return _failed(act, openai_api.error("words"))
+            case Cuts(text, how):
+                chunks = [openai_api.chunk(content=piece) for piece in anthropic_api.pieces(text)]
+                if how == "overloaded":
+                    return openai_api.sse(*chunks, openai_api.error("overloaded", code=503), end="")
+                reply = openai_api.sse(*chunks, end="" if how == "connection" else openai_api.DONE)
+                reply.cut = how == "connection"
+                return reply
+            case Says():
+                return self._says(act, streamed=streamed)
+
+    def _says(self, act: Says, *, streamed: bool) -> Reply:
         stop = "tool_calls" if act.calls else "stop"
+        if act.stop is not None:
+            stop = {"max_tokens": "length", "refusal": "content_filter"}[act.stop]
         calls = [openai_api.call(f"call_{at}", name, given) for at, (name, given) in enumerate(act.calls)]
+        usage = {
+            "prompt_tokens": 3 + act.cached,
+            "completion_tokens": 9,
+            "total_tokens": 12 + act.cached,
+            "prompt_tokens_details": {"cached_tokens": act.cached},
+        }
+        thinking = {"reasoning_content": act.thinking} if act.thinking else {}
         if not streamed:
-            return Reply(openai_api.completion(act.text or None, *calls, stop=stop))
+            return Reply(openai_api.completion(act.text or None, *calls, stop=stop, usage=usage, **thinking))
         chunks = [openai_api.chunk(role="assistant", content="")]
-        chunks += [openai_api.chunk(content=piece) for piece in _pieces(act.text)]
+        chunks += [openai_api.chunk(reasoning_content=piece) for piece in anthropic_api.pieces(act.thinking)]
+        chunks += [openai_api.chunk(content=piece) for piece in anthropic_api.pieces(act.text)]
         for at, call in enumerate(calls):
             name, arguments = call["function"]["name"], call["function"]["arguments"]
             begun = {"index": at, "id": call["id"], "type": "function", "function": {"name": name, "arguments": ""}}
             chunks.append(openai_api.chunk(tool_calls=[begun]))
-            for piece in _pieces(arguments):
+            for piece in anthropic_api.pieces(arguments):
                 chunks.append(openai_api.chunk(tool_calls=[{"index": at, "function": {"arguments": piece}}]))
-        usage = {"prompt_tokens": 3, "completion_tokens": 9, "total_tokens": 12}
         return openai_api.sse(*chunks, openai_api.chunk(stop), openai_api.chunk(usage=usage))
 
 
 class ScriptedStage:
     model = "scripted/contract"
     remote = False
+    thinks = False
 
     def __init__(self, folder: Path) -> None:
         self._log = folder / "calls.jsonl"
@@ -126,13 +151,15 @@ class ScriptedStage:
     def play(self, *acts: Act, streamed: bool = False) -> LlmClient:
         rules: list[dict[str, Any]] = []
         for number, act in enumerate(acts):
-            assert not isinstance(act, Hangs)
+            assert isinstance(act, Says | Fails)
             if isinstance(act, Fails):
                 rules.append({"name": str(number), "fail": {"error": act.how, "after": act.after, "message": "words"}})
                 continue
             calls = [{"tool": name, "arguments": given} for name, given in act.calls]
             when = {"last": "user"} if number == 0 and len(acts) > 1 else {}
-            rules.append({"name": str(number), "when": when, "reply": act.text, "calls": calls})
+            rules.append(
+                {"name": str(number), "when": when, "reply": act.text, "calls": calls, "stop_reason": act.stop}
+            )
         text = json.dumps({"scripts": {"contract": {"rules": rules}}})
         return ScriptedClient(parse_scripts(text, source="contract", syntax="json"), call_log=self._log)
 
@@ -156,7 +183,7 @@ class TestAnthropic(ModelContract):
 
 
 class TestOpenAi(ModelContract):
-    @pytest.fixture(params=["openai", "groq", "mine"])
+    @pytest.fixture(params=["openai", "groq"])
     async def stage(self, server: Server, request: pytest.FixtureRequest) -> AsyncIterator[OpenAiStage]:
         stage = OpenAiStage(server, request.param)
         yield stage

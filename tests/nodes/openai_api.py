@@ -5,11 +5,25 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from nodes.anthropic_api import KEY, Reply, Server, serve
+from nodes.anthropic_api import KEY, Received, Reply, Server, serve
+from nodes.openai_strict import violations
 
 from rockbot.events import LlmRequest, Message, TextPart
 
-__all__ = ["DONE", "KEY", "Reply", "Server", "call", "chunk", "completion", "error", "request", "serve", "sse"]
+__all__ = [
+    "DONE",
+    "KEY",
+    "Reply",
+    "Server",
+    "StrictCheck",
+    "call",
+    "chunk",
+    "completion",
+    "error",
+    "request",
+    "serve",
+    "sse",
+]
 
 DONE = "data: [DONE]\n\n"
 
@@ -54,3 +68,15 @@ def sse(*chunks: dict[str, Any], end: str = DONE) -> Reply:
 def request(*messages: Message, model: str = "openai/gpt-test", **fields: Any) -> LlmRequest:
     given = messages or (Message(role="user", parts=(TextPart(text="hi"),)),)
     return LlmRequest(model=model, messages=given, **fields)
+
+
+class StrictCheck:
+    """Refuses what such servers refuse."""
+
+    def __init__(self, *, reasoning: bool = True) -> None:
+        self.reasoning = reasoning
+
+    def __call__(self, received: Received) -> Reply | None:
+        if found := violations(received.body, reasoning=self.reasoning):
+            return Reply(error("; ".join(found), kind="invalid_request_error"), status=400)
+        return None

@@ -14,16 +14,20 @@ from typing import Any, Final, final
 import anthropic
 
 from rockbot.errors import ConfigError
-from rockbot.events import LlmRequest, LlmResponse
+from rockbot.events import LlmRequest, LlmResponse, Message
 from rockbot.llm import LlmError, LlmUnknownOutcome, TextDelta
 from rockbot.settings import AnthropicSettings
-from rockbot_handlers.llm.anthropic_errors import NO_MESSAGE, SDK_ERRORS, translate
+from rockbot_handlers.llm.anthropic_errors import NO_MESSAGE, SDK_ERRORS, is_window_full, translate
+from rockbot_handlers.llm.anthropic_stream import Assembly
 from rockbot_handlers.llm.anthropic_wire import request_body, response_of
+from rockbot_handlers.llm.output_schemas import is_closed, with_instructions
 
 __all__ = ["AnthropicClient", "open_anthropic"]
 
 #: Seconds within which a connection must stand.
 _CONNECT_SECONDS: Final = 10.0
+
+_NO_MESSAGE: Final = (LookupError, AttributeError, TypeError, ValueError)
 
 _NO_TELEMETRY: Final[Any] = {"propagation": False, "traces": {"enabled": False}}
 
@@ -41,15 +45,24 @@ def open_anthropic(settings: AnthropicSettings) -> AnthropicClient:
     base_url = settings.base_url or os.environ.get("ANTHROPIC_BASE_URL") or None
     if base_url is not None and not base_url.startswith(("http://", "https://")):
         raise ConfigError("anthropic.base_url (or ANTHROPIC_BASE_URL) must begin with http:// or https://")
-    return AnthropicClient(key, base_url=base_url, timeout=settings.timeout_seconds)
+    return AnthropicClient(
+        key,
+        base_url=base_url,
+        timeout=settings.timeout_seconds,
+        native_output=settings.structured_output == "json_schema",
+    )
 
 
 @final
 class AnthropicClient:
-    """Implements `rockbot.llm.LlmClient`; `timeout` in seconds bounds one attempt."""
+    """Implements `rockbot.llm.LlmClient`; `timeout` in seconds bounds one attempt.
 
-    def __init__(self, key: str, *, base_url: str | None, timeout: float) -> None:
+    `native_output` says whether the API is told the schema of a structured reply, or the model, in words.
+    """
+
+    def __init__(self, key: str, *, base_url: str | None, timeout: float, native_output: bool = True) -> None:
         self._key = key
+        self._native_output = native_output
         self._timeout = timeout
         self._client = anthropic.AsyncAnthropic(
             api_key=key,
@@ -64,14 +77,14 @@ class AnthropicClient:
 
     async def complete(self, request: LlmRequest, *, call_id: str, deadline: float | None) -> LlmResponse:  # noqa: ARG002
         """One attempt. Raises as the port says."""
-        body = request_body(request)
+        body = self._body(request)
         try:
             async with asyncio.timeout(self._seconds(deadline)):
                 message = await self._client.messages.create(
                     **body, max_tokens=request.max_output_tokens, timeout=self._client.timeout
                 )
         except (*SDK_ERRORS, TimeoutError) as exc:
-            raise self._error(exc) from None
+            return self._ended(exc, request)
         return _response(message)
 
     async def stream(
@@ -82,22 +95,36 @@ class AnthropicClient:
         deadline: float | None,
     ) -> AsyncIterator[TextDelta | LlmResponse]:
         """One attempt, its text as it comes. Raises as the port says."""
-        body = request_body(request)
+        body = self._body(request)
+        until = asyncio.get_running_loop().time() + self._seconds(deadline)
+        assembly = Assembly()
         try:
-            async with asyncio.timeout(self._seconds(deadline)):
-                async with self._client.messages.stream(
-                    **body, max_tokens=request.max_output_tokens, timeout=self._client.timeout
-                ) as stream:
-                    async for text in stream.text_stream:
+            async with asyncio.timeout_at(until):
+                events: Any = await self._client.messages.create(
+                    **body, max_tokens=request.max_output_tokens, timeout=self._client.timeout, stream=True
+                )
+            async with events:
+                while True:
+                    # Only the waiting is bounded: what is done with a piece is not ours to interrupt.
+                    async with asyncio.timeout_at(until):
+                        event = await anext(events, None)
+                    if event is None:
+                        break
+                    if text := _added(assembly, event):
                         yield TextDelta(text)
-                    message = await stream.get_final_message()
         except (*SDK_ERRORS, TimeoutError) as exc:
-            raise self._error(exc) from None
-        yield _response(message)
+            if not assembly.begun:
+                yield self._ended(exc, request)
+                return
+            if not assembly.finished:  # what comes behind the end of a reply is nothing to it
+                raise self._error(exc) from None
+        if not assembly.finished:
+            raise LlmUnknownOutcome("anthropic: the connection ended before the answer did")
+        yield _response(assembly.whole())
 
     async def count_tokens(self, request: LlmRequest) -> int:
         """Asks the API, which counts for free."""
-        body = request_body(request)
+        body = self._body(request)
         try:
             async with asyncio.timeout(self._seconds(None)):
                 counted = await self._client.messages.count_tokens(**body)
@@ -112,14 +139,37 @@ class AnthropicClient:
     def _seconds(self, deadline: float | None) -> float:
         return self._timeout if deadline is None else max(0.0, min(self._timeout, deadline))
 
+    def _body(self, request: LlmRequest) -> dict[str, Any]:
+        schema = request.output_schema
+        if schema is None or not self._native_output or not is_closed(schema):
+            return request_body(with_instructions(request))
+        return request_body(request) | {
+            "output_config": {"format": {"type": "json_schema", "schema": anthropic.transform_schema(schema)}}
+        }
+
+    def _ended(self, exc: Exception, request: LlmRequest) -> LlmResponse:
+        """The empty reply, if the error says that the window is full; raises its translation otherwise."""
+        if not is_window_full(exc):
+            raise self._error(exc) from None
+        return LlmResponse(
+            message=Message(role="assistant", parts=()), stop_reason="context_window", model=request.model
+        )
+
     def _error(self, exc: Exception) -> LlmError:
         if isinstance(exc, TimeoutError):
             return LlmUnknownOutcome("anthropic: no answer in time")
         return translate(exc, secret=self._key)
 
 
+def _added(assembly: Assembly, event: Any) -> str:
+    try:
+        return assembly.add(event.to_dict(mode="json", warnings=False))
+    except _NO_MESSAGE:
+        raise LlmUnknownOutcome(f"anthropic: {NO_MESSAGE}") from None
+
+
 def _response(message: Any) -> LlmResponse:
     try:
-        return response_of(message.to_dict(mode="json"))
-    except (AttributeError, KeyError, TypeError, ValueError):
+        return response_of(message if isinstance(message, dict) else message.to_dict(mode="json", warnings=False))
+    except _NO_MESSAGE:
         raise LlmUnknownOutcome(f"anthropic: {NO_MESSAGE}") from None

@@ -7,6 +7,7 @@ the request with its headers.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -16,7 +17,7 @@ import httpx2
 from rockbot.llm import LlmError, LlmPermanent, LlmThrottled, LlmTransient, LlmUnknownOutcome
 from rockbot_handlers.llm.waiting import THROTTLE_SECONDS, retry_after
 
-__all__ = ["NO_MESSAGE", "SDK_ERRORS", "translate"]
+__all__ = ["NO_MESSAGE", "SDK_ERRORS", "is_window_full", "translate"]
 
 _Clean = Callable[[str], str]
 
@@ -31,6 +32,11 @@ NO_MESSAGE: Final = "what came back is no message of the Messages API; is the ba
 
 _STATUS_OF: Final = {"overloaded_error": 529, "rate_limit_error": 429, "invalid_request_error": 400}
 
+#: How the API says that a conversation is too long; it has no type or code of its own for it.
+_WINDOW_FULL: Final = re.compile(
+    r"prompt is too long|input is too long|exceeds? (?:the |your )?context (?:limit|window)", re.IGNORECASE
+)
+
 #: The request was not even sent.
 _NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 _BAD_ADDRESS: Final = (httpx2.UnsupportedProtocol, httpx2.InvalidURL)
@@ -39,6 +45,16 @@ _BAD_ADDRESS: Final = (httpx2.UnsupportedProtocol, httpx2.InvalidURL)
 def translate(exc: Exception, *, secret: str) -> LlmError:
     """One of the four errors for an exception of the SDK; `secret` is blotted out of the text."""
     return _translated(exc, lambda text: " ".join(text.replace(secret, "***").split())[:_MAX_TEXT])
+
+
+def is_window_full(exc: Exception) -> bool:
+    """Whether the error says of a request that it does not fit the model's context window."""
+    return (
+        isinstance(exc, anthropic.APIStatusError)
+        and exc.status_code in (200, 400, 413)
+        and exc.type in ("invalid_request_error", "request_too_large")
+        and _WINDOW_FULL.search(exc.api_message or "") is not None
+    )
 
 
 def _translated(exc: Exception, clean: _Clean) -> LlmError:

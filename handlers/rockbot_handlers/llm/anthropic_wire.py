@@ -1,7 +1,8 @@
 """Between the host's vocabulary and the Messages API of Anthropic (version 2026-10-21), as plain data in both directions.
 
-Three rules of that API shape this module: all results of one reply's tool calls stand together at the head of one user
-message; thinking blocks go back exactly as they came; text without a visible character is refused.
+Rules of that API shape this module: all results of one reply's tool calls stand together at the head of one user message;
+thinking blocks go back exactly as they came and never end a message; text without a visible character is refused; what is
+marked as cached is the request up to there, tools first, then system, then messages.
 """
 
 from __future__ import annotations
@@ -26,15 +27,18 @@ from rockbot.events import (
     Usage,
 )
 from rockbot.llm import LlmPermanent
+from rockbot_handlers.llm.arguments import read_arguments
 
 __all__ = ["PROVIDER", "request_body", "response_of"]
 
 PROVIDER: Final = "anthropic"
 
-#: Characters of system text and tool descriptions from which on caching them pays; the API ignores shorter prefixes.
+#: Characters from which on caching pays; the API ignores shorter prefixes.
 CACHE_FROM_CHARS: Final = 4000
 
 _CACHED: Final = {"type": "ephemeral"}
+
+_THINKING: Final = ("thinking", "redacted_thinking")
 
 _STOP_REASONS: Final[Mapping[str, StopReason]] = {
     "end_turn": "end_turn",
@@ -65,10 +69,23 @@ def request_body(request: LlmRequest) -> dict[str, Any]:
             {"name": tool.name, "description": tool.description, "input_schema": tool.input_schema}
             for tool in request.tools
         ]
-    # The cached prefix is tools, then system: a mark on its last block covers both.
-    if len(json.dumps([body.get("system"), body.get("tools")])) >= CACHE_FROM_CHARS:
-        body["system" if "system" in body else "tools"][-1]["cache_control"] = _CACHED
+    _mark(body)
     return body
+
+
+def _mark(body: dict[str, Any]) -> None:
+    """Say what is worth keeping: what every call of the agent begins with, and the conversation where it will go on.
+
+    The next call reads up to the last message of this one; it marks that again, so that it is found however much came since.
+    """
+    stable = len(json.dumps([body.get("system"), body.get("tools")]))
+    if stable >= CACHE_FROM_CHARS:
+        body["system" if "system" in body else "tools"][-1]["cache_control"] = _CACHED
+    messages = body["messages"]
+    goes_on = "tools" in body or len(messages) > 1
+    if goes_on and stable + len(json.dumps(messages)) >= CACHE_FROM_CHARS:
+        for message in [message for message in messages if message["role"] == "user"][-2:]:
+            message["content"][-1] = {**message["content"][-1], "cache_control": _CACHED}
 
 
 def response_of(data: Mapping[str, Any]) -> LlmResponse:
@@ -100,7 +117,8 @@ def _part(block: Mapping[str, Any]) -> TextPart | ToolCallPart | ThinkingPart:
         case "text":
             return TextPart(text=block["text"])
         case "tool_use":
-            return ToolCallPart(call_id=block["id"], tool=block["name"], arguments=dict(block["input"] or {}))
+            arguments, problem = read_arguments(block["input"])
+            return ToolCallPart(call_id=block["id"], tool=block["name"], arguments=arguments, problem=problem)
         case _:
             # Thinking, redacted thinking, and whatever comes later: only the provider can read it, so it goes back as is.
             return ThinkingPart(provider=PROVIDER, data=dict(block))
@@ -111,6 +129,9 @@ def _messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
     merged: list[dict[str, Any]] = []
     for message in messages:
         blocks = [block for part in message.parts if (block := _block(part)) is not None]
+        while blocks and message.role == "assistant" and blocks[-1]["type"] in _THINKING:
+            # What it led to was cut off (and a call that was cut off is not kept).
+            blocks.pop()
         if not blocks:
             continue
         if merged and merged[-1]["role"] == message.role:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import final
 
 from rockbot.context import Context
@@ -18,7 +19,8 @@ from rockbot.llm import LlmClient, LlmPermanent, LlmThrottled, LlmTransient, Llm
 from rockbot.machines.transcript import TranscriptDamaged, Transcripts
 from rockbot.state.ports import StateUnavailable
 from rockbot_handlers.llm.streaming import Streaming, WholeCall
-from rockbot_messaging.calls import CLAIM_SECONDS, CallRefused, LedgeredCalls
+from rockbot_handlers.llm.structured import StructuredCalls
+from rockbot_messaging.calls import CLAIM_SECONDS, CallBusy, CallRefused, LedgeredCalls
 from rockbot_messaging.canceling import RunningCalls
 from rockbot_messaging.ledger import ResultLedger
 
@@ -48,10 +50,11 @@ class LlmHandler:
         self._calls = LedgeredCalls(
             ledger,
             owner=owner,
-            harmless=(LlmTransient, LlmThrottled, LlmPermanent, TranscriptDamaged, StateUnavailable),
+            harmless=(CallBusy, LlmTransient, LlmThrottled, LlmPermanent, TranscriptDamaged, StateUnavailable),
             claim_seconds=claim_seconds,
             running=running,
         )
+        self._structured = StructuredCalls(self._calls)
 
     @property
     def handles(self) -> tuple[type[Event], ...]:
@@ -76,8 +79,8 @@ class LlmHandler:
                 event, tenant=envelope.tenant, conversation_id=envelope.conversation_id
             )
             # Nobody watches what a model says to itself.
-            made = self._streaming.of(context) if request.role == "main" else WholeCall(context)
-            response = await made.make(client, request)
+            way = self._streaming.of(context) if request.role == "main" else WholeCall(context)
+            response = await self._structured.make(partial(way.make, client), request, of=envelope)
             return response.to_body()
 
         try:

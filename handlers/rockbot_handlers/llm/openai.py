@@ -84,21 +84,30 @@ class OpenAiClient:
     ) -> AsyncIterator[TextDelta | LlmResponse]:
         """One attempt, its text as it comes. Raises as the port says."""
         body = request_body(request, self._endpoint) | {"stream": True, "stream_options": {"include_usage": True}}
+        until = asyncio.get_running_loop().time() + self._seconds(deadline)
         assembly = Assembly()
         try:
-            async with asyncio.timeout(self._seconds(deadline)):
-                async with await self._client.chat.completions.create(**body, extra_headers=self._extra) as chunks:
-                    async for chunk in chunks:
-                        if text := self._add(assembly, chunk):
-                            yield TextDelta(text)
+            async with asyncio.timeout_at(until):
+                chunks: Any = await self._client.chat.completions.create(**body, extra_headers=self._extra)
+            async with chunks:
+                while True:
+                    # Only the waiting is bounded: what is done with a piece is not ours to interrupt.
+                    async with asyncio.timeout_at(until):
+                        chunk = await anext(chunks, None)
+                    if chunk is None:
+                        break
+                    if text := self._add(assembly, chunk):
+                        yield TextDelta(text)
         except (*SDK_ERRORS, TimeoutError) as exc:
-            if assembly.whole()["choices"][0]["message"].get("content"):
+            if assembly.said:
                 raise self._errors.translate(exc) from None
             response = self._ended(exc, request)
         else:
             if not assembly.finished:
                 raise self._errors.unfinished()
             response = self._response(assembly.whole(), request, call_id)
+            if not assembly.said and (text := response.message.text):
+                yield TextDelta(text)  # a refusal comes by a field of its own, and counts when nothing else was said
         yield response
 
     async def count_tokens(self, request: LlmRequest) -> int:

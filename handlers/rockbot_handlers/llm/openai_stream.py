@@ -23,6 +23,11 @@ class Assembly:
         self._choice: dict[str, Any] = {"message": self._message}
         self._whole: dict[str, Any] = {"choices": [self._choice]}
 
+    @property
+    def said(self) -> bool:
+        """Whether there is any text of the reply."""
+        return bool(self._message.get("content"))
+
     def add(self, chunk: Mapping[str, Any]) -> str:
         """Take in one chunk and return the text that is new in it.
 

@@ -27,6 +27,8 @@ from rockbot.events import (
     Usage,
 )
 from rockbot.llm import LlmPermanent
+from rockbot_handlers.llm.arguments import read_arguments
+from rockbot_handlers.llm.output_schemas import is_strict, with_instructions
 from rockbot_handlers.llm.presets import Endpoint
 from rockbot_messaging.identity import derive_id
 
@@ -47,9 +49,6 @@ _REASONING: Final = ("reasoning_content", "reasoning", "reasoning_details")
 _OPAQUE: Final = ("extra_content",)
 _CALL_FIELDS: Final = frozenset({"id", "type", "function", "index"})
 
-#: Longest part of malformed arguments that is shown to the model.
-_MAX_SHOWN: Final = 300
-
 
 def request_body(request: LlmRequest, endpoint: Endpoint) -> dict[str, Any]:
     """The parameters of a call.
@@ -57,15 +56,17 @@ def request_body(request: LlmRequest, endpoint: Endpoint) -> dict[str, Any]:
     Raises:
         LlmPermanent: an image has neither data nor address.
     """
+    schema = request.output_schema
+    if endpoint.structured_output != "json_schema":
+        request = with_instructions(request)
     messages: list[dict[str, Any]] = []
     if request.system.strip():
         messages.append({"role": "system", "content": request.system})
-    for role, group in groupby(request.messages, key=lambda message: message.role):
+    # A reply of which nothing is left to say must not part what the user said around it: servers want the roles to alternate.
+    told = [message for message in request.messages if message.role == "user" or _assistant(message.parts, endpoint)]
+    for role, group in groupby(told, key=lambda message: message.role):
         parts = [part for message in group for part in message.parts]
-        if role == "assistant":
-            messages += _assistant(parts, endpoint)
-        else:
-            messages += _user(parts, endpoint)
+        messages += _assistant(parts, endpoint) if role == "assistant" else _user(parts, endpoint)
     body: dict[str, Any] = {
         "model": request.model.partition("/")[2],
         "messages": messages,
@@ -79,6 +80,11 @@ def request_body(request: LlmRequest, endpoint: Endpoint) -> dict[str, Any]:
             }
             for tool in request.tools
         ]
+    if schema is not None and endpoint.structured_output == "json_schema":
+        named = {"name": "reply", "schema": schema, "strict": is_strict(schema)}
+        body["response_format"] = {"type": "json_schema", "json_schema": named}
+    elif schema is not None and endpoint.structured_output == "json_object" and schema.get("type") == "object":
+        body["response_format"] = {"type": "json_object"}
     return body
 
 
@@ -137,36 +143,13 @@ def _calls(given: Iterable[Mapping[str, Any]], call_id: str) -> tuple[list[ToolC
         identity = call.get("id")
         if not isinstance(identity, str) or not identity or any(identity == other.call_id for other in calls):
             identity = f"call-{derive_id(call_id, f'tool call {number}')}"
-        arguments, problem = _arguments(call["function"].get("arguments"))
+        arguments, problem = read_arguments(call["function"].get("arguments"))
         calls.append(
             ToolCallPart(call_id=identity, tool=call["function"]["name"], arguments=arguments, problem=problem)
         )
         if extra := {name: value for name, value in call.items() if name not in _CALL_FIELDS and value is not None}:
             extras[identity] = extra
     return calls, extras
-
-
-def _arguments(given: object) -> tuple[dict[str, Any], str]:
-    """The arguments and no problem, or none and what the model has to know."""
-    value = given
-    if isinstance(given, str) and given.strip():
-        try:
-            value = json.loads(given, parse_constant=_no_constant)
-            json.dumps(value, ensure_ascii=False).encode()
-        except (ValueError, RecursionError) as exc:
-            told = exc.msg if isinstance(exc, json.JSONDecodeError) else str(exc)
-            shown = given.encode("utf-8", "replace").decode()
-            shown = shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]} [{len(shown) - _MAX_SHOWN} omitted]"
-            return {}, f"the arguments are no valid JSON ({told}); they began: {shown}"
-    if value is None or value == "" or (isinstance(value, str) and not value.strip()):
-        return {}, ""
-    if not isinstance(value, dict):
-        return {}, f"the arguments must be a JSON object, not {type(value).__name__}"
-    return value, ""
-
-
-def _no_constant(name: str) -> object:
-    raise ValueError(f"{name} is no JSON value")
 
 
 def _kept(message: Mapping[str, Any], extras: Mapping[str, Any], *, with_calls: bool) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from rockbot.settings import OpenAiSettings
 
 __all__ = ["PRESETS", "Endpoint", "Preset", "endpoint_of"]
 
+#: How a server is told what shape a reply shall have; see `rockbot.settings_providers.OpenAiSettings`.
+StructuredOutput = Literal["json_schema", "json_object", "prompt"]
 #: The field that bounds a reply; servers know one of the two, some both.
 OutputLimit = Literal["max_tokens", "max_completion_tokens"]
 
@@ -31,6 +33,7 @@ class Preset:
     output_limit: OutputLimit = "max_tokens"
     reasoning: bool = True
     base_url_variable: str = ""
+    structured_output: StructuredOutput = "json_schema"
 
 
 @final
@@ -49,6 +52,7 @@ class Endpoint:
     output_limit: OutputLimit = "max_tokens"
     images: bool = True
     reasoning: bool = True
+    structured_output: StructuredOutput = "json_schema"
 
     def __repr__(self) -> str:
         return f"Endpoint({self.provider!r}, base_url={self.base_url!r})"
@@ -70,9 +74,9 @@ PRESETS: Final[Mapping[str, Preset]] = {
     "groq": Preset(
         "https://api.groq.com/openai/v1", "GROQ_API_KEY", output_limit="max_completion_tokens", reasoning=False
     ),
-    "deepseek": Preset("https://api.deepseek.com", "DEEPSEEK_API_KEY"),
+    "deepseek": Preset("https://api.deepseek.com", "DEEPSEEK_API_KEY", structured_output="json_object"),
     "gemini": Preset("https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY"),
-    "zhipu": Preset("https://open.bigmodel.cn/api/paas/v4", "ZHIPUAI_API_KEY"),
+    "zhipu": Preset("https://open.bigmodel.cn/api/paas/v4", "ZHIPUAI_API_KEY", structured_output="json_object"),
     "huggingface": Preset("https://router.huggingface.co/v1", "HF_TOKEN"),
 }
 
@@ -102,6 +106,7 @@ def endpoint_of(provider: str, settings: OpenAiSettings) -> Endpoint:
     if needed and not key:
         raise ConfigError(f"provider {provider!r} needs a key: set providers.{provider}.api_key or {variable}")
     limit: OutputLimit = preset.output_limit if preset is not None else "max_tokens"
+    structured: StructuredOutput = preset.structured_output if preset is not None else "json_schema"
     return Endpoint(
         provider=provider,
         base_url=base_url,
@@ -111,4 +116,5 @@ def endpoint_of(provider: str, settings: OpenAiSettings) -> Endpoint:
         output_limit=settings.output_limit or limit,
         images=settings.images,
         reasoning=settings.reasoning if settings.reasoning is not None else preset is None or preset.reasoning,
+        structured_output=settings.structured_output or structured,
     )

@@ -15,6 +15,7 @@ from rockbot.errors import ConfigError, MissingExtra
 from rockbot.llm import LlmClient
 from rockbot.settings import OpenAiSettings, Settings
 from rockbot_handlers.llm.presets import PRESETS
+from rockbot_handlers.llm.stand_ins import stood_in
 
 __all__ = ["PROVIDERS", "open_clients"]
 
@@ -42,7 +43,10 @@ def open_clients(settings: Settings, catalogue: Catalogue | None = None) -> dict
     for name in settings.backends:
         if name not in known:
             raise ConfigError(f"setting 'backends.{name}': there is no provider {name!r} (known: {_listed(known)})")
-    return {provider: known[provider](settings, used) for provider, used in models.items()}
+    return {
+        provider: stood_in(settings, provider, partial(known[provider], settings, used))
+        for provider, used in models.items()
+    }
 
 
 def _agents(names: Sequence[str]) -> str:
