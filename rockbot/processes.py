@@ -16,6 +16,7 @@ from typing import Self, final
 from rockbot.buses import check_role, is_embedded, make_bus
 from rockbot.container import HostContainer, compose, known_work, process_owner
 from rockbot.errors import ConfigError, RockBotError
+from rockbot.health import Health, HealthServer
 from rockbot.host import Host
 from rockbot.letters.recording import LetterRecorder
 from rockbot.machines.recovery import repeat
@@ -179,21 +180,28 @@ async def run_service(name: str, settings: Settings, *, stop: asyncio.Event) -> 
         subscriptions=[item.name for item in service.subscriptions],
         outages=regulation.outages,
     )
+    health = Health(bus)
+    health.watch(regulation.outages)
+    server = HealthServer(health, host=settings.host.health_host, port=settings.host.health_port)
     try:
+        await server.start()
         await store.open()
         recorder.start()
         await _prepare(name, service)
         await bus.open()
         await service.start()
+        health.started = True
         logger.info("service consumes", extra={"service": name})
         await repeat("presence", presence.run_once, every=REFRESH_SECONDS, stop=stop)
         with suppress(StateError):  # it ends by itself
             await presence.leave()
     finally:
+        health.draining = True
         await service.stop(timeout=settings.host.drain_seconds)
         await bus.close()
         await recorder.close()
         await store.close()
+        await server.close()
 
 
 @final

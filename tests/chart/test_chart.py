@@ -1,0 +1,264 @@
+"""The Helm chart: what it renders to, what a cluster says to that, and which values it refuses."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import kubernetes_validate
+import pytest
+from chart.combinations import COMBINATIONS, WRONG
+from chart.rendering import CHART, files, named, pods, render
+
+from rockbot.settings import Settings, load
+from rockbot_scripts.settings import ScriptSettings
+
+#: Kinds of operators, whose schemas are theirs.
+FOREIGN = {"ExternalSecret", "PodMonitor", "ScaledObject", "TriggerAuthentication"}
+
+everything = pytest.mark.parametrize("values", COMBINATIONS.values(), ids=COMBINATIONS.keys())
+
+
+@pytest.mark.parametrize("version", ["1.30", "1.33", "1.36"])
+@everything
+def test_every_object_is_what_kubernetes_expects(values: dict[str, Any], version: str) -> None:
+    objects = render(values)
+    assert objects
+    for item in objects:
+        if item["kind"] not in FOREIGN:
+            kubernetes_validate.validate(item, version, strict=True)
+
+
+@everything
+def test_no_two_objects_have_the_same_name(values: dict[str, Any]) -> None:
+    names = [(item["apiVersion"], item["kind"], item["metadata"]["name"]) for item in render(values)]
+    assert len(names) == len(set(names))
+
+
+@everything
+def test_every_pod_is_restricted(values: dict[str, Any]) -> None:
+    found = pods(render(values))
+    assert found
+    for name, pod in found:
+        security = pod["securityContext"]
+        assert security["runAsNonRoot"] is True, name
+        assert security["runAsUser"] > 0, name
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert pod["automountServiceAccountToken"] is False, name
+        assert not any("hostPath" in volume for volume in pod.get("volumes", [])), name
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys(), name
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
+            where = f"{name}, container {container['name']}"
+            security = container["securityContext"]
+            assert security["allowPrivilegeEscalation"] is False, where
+            assert security["readOnlyRootFilesystem"] is True, where
+            assert security["capabilities"] == {"drop": ["ALL"]}, where
+            assert container["resources"]["requests"].keys() == {"cpu", "memory"}, where
+            assert "memory" in container["resources"]["limits"], where
+            repository, separator, tag = container["image"].rpartition(":")
+            assert separator, where
+            assert repository, where
+            assert tag != "latest", where
+
+
+@everything
+def test_every_process_that_stays_is_probed_and_has_time_to_drain(values: dict[str, Any]) -> None:
+    for name, pod in pods(render(values)):
+        if name.startswith("Deployment/"):
+            for container in pod["containers"]:
+                assert {"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys(), name
+                environment = {item["name"]: item.get("value") for item in container["env"]}
+                assert pod["terminationGracePeriodSeconds"] > float(environment["ROCKBOT_HOST__DRAIN_SECONDS"]), name
+
+
+@everything
+def test_no_variable_is_set_twice_and_each_of_ours_is_a_setting(values: dict[str, Any], monkeypatch: Any) -> None:
+    for name, pod in pods(render(values)):
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
+            names = [item["name"] for item in container.get("env", [])]
+            assert len(names) == len(set(names)), name
+            for variable in names:
+                if variable.startswith("ROCKBOT_") and variable not in ("ROCKBOT_CONFIG", "ROCKBOT_SECRETS_DIR"):
+                    _assert_setting(variable.removeprefix("ROCKBOT_").lower().split("__"))
+
+
+@everything
+def test_what_is_mounted_is_there(values: dict[str, Any]) -> None:
+    objects = render(values)
+    there = {(item["kind"], item["metadata"]["name"]) for item in objects}
+    given = {"broker", "broker-tls", "state", "rabbit", "valkey", "anthropic", "night-agents"}
+    for name, pod in pods(objects):
+        for volume in pod.get("volumes", []):
+            wanted = [("ConfigMap", volume["configMap"]["name"])] if "configMap" in volume else []
+            wanted += [
+                ("Secret", source["secret"]["name"]) for source in volume.get("projected", {}).get("sources", [])
+            ]
+            wanted += [("Secret", volume["secret"]["secretName"])] if "secret" in volume else []
+            if "persistentVolumeClaim" in volume:
+                wanted.append(("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]))
+            for kind, what in wanted:
+                assert (kind, what) in there or what in given, f"{name} mounts {kind} {what}"
+
+
+@everything
+def test_every_settings_file_is_taken_by_the_host_that_reads_it(values: dict[str, Any], tmp_path: Path) -> None:
+    read = 0
+    for item in render(values):
+        if item["kind"] == "ConfigMap" and "rockbot.toml" in item.get("data", {}):
+            path = tmp_path / f"{item['metadata']['name']}.toml"
+            path.write_text(item["data"]["rockbot.toml"])
+            settings = load(config=path)
+            assert settings.default_agent in settings.agents
+            read += 1
+    assert read >= 2
+
+
+@everything
+def test_rendering_is_the_same_every_time(values: dict[str, Any]) -> None:
+    assert files(values) == files(values)
+
+
+@everything
+def test_whoever_is_reached_is_let_in_by_a_policy(values: dict[str, Any]) -> None:
+    objects = render(values)
+    policies = [item for item in objects if item["kind"] == "NetworkPolicy"]
+    if not values.get("networkPolicy", {}).get("enabled", True):
+        assert not policies
+        return
+    default = named(objects, "NetworkPolicy", "demo-rockbot-default")
+    assert default["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert "ingress" not in default["spec"]
+    for name, pod in pods(objects):
+        labels = _labels(objects, name)
+        selecting = [policy for policy in policies if _selects(policy["spec"]["podSelector"], labels)]
+        assert default in selecting, name
+        ports = {port["containerPort"] for container in pod["containers"] for port in container.get("ports", [])}
+        opened = {
+            port["port"] for policy in selecting for rule in policy["spec"].get("ingress", []) for port in rule["ports"]
+        }
+        assert ports <= opened, name
+
+
+def test_scripts_reach_no_model_and_nothing_outside_the_cluster_of_their_own() -> None:
+    objects = render()
+    labels = _labels(objects, "Deployment/demo-rockbot-scripts")
+    selecting = [
+        item
+        for item in objects
+        if item["kind"] == "NetworkPolicy"
+        and _selects(item["spec"]["podSelector"], labels)
+        and "egress" in item["spec"]
+    ]
+    peers = [peer for item in selecting for rule in item["spec"]["egress"] for peer in rule["to"]]
+    assert peers
+    assert not any("ipBlock" in peer for peer in peers)
+
+
+@pytest.mark.parametrize(("values", "says"), WRONG, ids=[says for _, says in WRONG])
+def test_wrong_values_are_refused_by_the_name_of_their_key(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(helm_python.HelmError, match=re.escape(says)):
+        render(values)
+
+
+def test_the_linter_finds_nothing() -> None:
+    result = helm_python.lint(CHART, {}, strict=True)
+    assert not [message for message in result["messages"] if message["severity"] >= 2], result
+
+
+def test_the_schema_knows_every_value_and_no_other() -> None:
+    with helm_python.Chart.load(CHART) as chart:
+        schema, values = chart.schema, chart.values
+    assert schema is not None
+    assert schema["properties"].keys() - {"global"} == values.keys()
+    _assert_described(schema, values, "")
+
+
+def test_a_changed_setting_restarts_processes_and_makes_a_new_topology_job() -> None:
+    before, after = render(), render({"settings": {"broker": {"max_queue_messages": 5}}})
+
+    def restarting(objects: list[dict[str, Any]]) -> str:
+        host = named(objects, "Deployment", "demo-rockbot-host")
+        return str(host["spec"]["template"]["metadata"]["annotations"]["checksum/settings"])
+
+    def job(objects: list[dict[str, Any]]) -> str:
+        (name,) = [item["metadata"]["name"] for item in objects if item["kind"] == "Job"]
+        return str(name)
+
+    assert restarting(before) != restarting(after)
+    assert job(before) != job(after)
+
+
+def test_agents_that_are_files_change_without_a_restart() -> None:
+    before, after = render(COMBINATIONS["files"]), render({"agents": {"home": {"files": {"tone.md": "Otherwise.\n"}}}})
+    host = [named(objects, "Deployment", "demo-rockbot-home")["spec"]["template"] for objects in (before, after)]
+    assert host[0]["metadata"]["annotations"] == host[1]["metadata"]["annotations"]
+
+
+def test_workers_and_topology_know_the_agents_of_every_group() -> None:
+    objects = render(COMBINATIONS["groups"])
+    shared = tomllib.loads(named(objects, "ConfigMap", "demo-rockbot-settings")["data"]["rockbot.toml"])
+    assert shared["agents"].keys() == {"helper", "clerk"}
+
+
+def test_a_scaled_object_counts_what_waits_and_what_is_delayed() -> None:
+    scaled = next(item for item in render(COMBINATIONS["keda"]) if item["kind"] == "ScaledObject")
+    (trigger,) = scaled["spec"]["triggers"]
+    pattern = re.compile(trigger["metadata"]["queueName"])
+    assert pattern.search("team-one.llm.scripted.interactive")
+    assert pattern.search("team-one.llm.scripted.interactive.delay.30")
+    assert not pattern.search("team-one.llm.scripted.interactive.dlq")
+    assert scaled["spec"]["cooldownPeriod"] > Settings().anthropic.timeout_seconds
+
+
+def test_the_notes_say_how_to_begin_and_what_is_not_safe() -> None:
+    def notes(values: dict[str, Any]) -> str:
+        return next(text for file, text in files(values).items() if file.endswith("NOTES.txt"))
+
+    assert "rockbot ask assistant" in notes({})
+    assert "rockbot dlq list" in notes({})
+    assert notes({}).count("WARNING") == 2
+    assert "WARNING" not in notes(COMBINATIONS["own-secrets"])
+    assert "rockbot ask helper" in notes(COMBINATIONS["groups"])
+
+
+# -- pieces ------------------------------------------------------------------------------------------------------------
+
+
+def _assert_setting(path: list[str]) -> None:
+    model: Any = Settings
+    if path[0] == "scripts":
+        model, path = ScriptSettings, path[1:]
+    for at, part in enumerate(path):
+        assert part in model.model_fields, f"{'__'.join(path)} is no setting"
+        if at + 1 < len(path):
+            model = model.model_fields[part].annotation
+
+
+def _assert_described(schema: dict[str, Any], values: dict[str, Any], where: str) -> None:
+    """Every value of the defaults is in the schema, and nothing else is allowed beside them."""
+    for key, value in values.items():
+        assert key in schema["properties"], f"{where}/{key}"
+        inner = schema["properties"][key]
+        if isinstance(value, dict) and "properties" in inner:
+            assert inner["additionalProperties"] is False, f"{where}/{key}"
+            _assert_described(inner, value, f"{where}/{key}")
+
+
+def _labels(objects: list[dict[str, Any]], name: str) -> dict[str, str]:
+    kind, _, short = name.partition("/")
+    item = named(objects, kind, short)
+    labels: dict[str, str] = (item if kind == "Pod" else item["spec"]["template"])["metadata"]["labels"]
+    return labels
+
+
+def _selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    if any(labels.get(key) != value for key, value in selector.get("matchLabels", {}).items()):
+        return False
+    for expression in selector.get("matchExpressions", []):
+        assert expression["operator"] == "NotIn"
+        if labels.get(expression["key"]) in expression["values"]:
+            return False
+    return True
