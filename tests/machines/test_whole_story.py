@@ -24,6 +24,7 @@ from rockbot.events import (
     ToolInvoke,
 )
 from rockbot.machines.engine import Engine
+from rockbot.machines.machine import fold
 from rockbot.machines.recovery import OutboxRecovery, TimerSweeper
 from rockbot.machines.turn import TurnMachine, token_parts
 from rockbot.outgoing import Outgoing
@@ -186,7 +187,11 @@ def test_every_task_is_answered_once_whatever_dies_on_the_way(moves: list[tuple[
         assert sorted(response.task_id for response in world.answers.values()) == sorted(world.tasks)
         for conversation in ("c0", "c1"):
             machine = TurnMachine(conversation, agent(), default_timeout=TIMEOUT)
-            state, _ = await Engine(machine, world.store).state(conversation_key("default", conversation))
+            stream = conversation_key("default", conversation)
+            state, version = await Engine(machine, world.store).state(stream)
+            records = await world.store.read(stream, limit=10_000)
+            assert fold(machine, machine.initial(), (machine.load_record(record.value) for record in records)) == state
+            assert len(records) == version
             assert state.turn is None
             assert not state.waiting
         assert not await world.store.due(before_ms=2**60, limit=10), "a timer outlived its task"
