@@ -45,6 +45,7 @@ fmt: $(STAMP) ## format and fix what can be fixed
 bench: install ## measure against aio-pika, FastStream, Dramatiq, Celery, Taskiq, as ratios in one run
 	@bash tests/nodes/install.sh
 	@$(BIN)/python -m tests.benchmarks $(BENCH_ARGS)
+	@$(BIN)/python -m tests.benchmarks.conversation
 
 bench-long: install ## a million messages: whether memory and cost per message stay flat
 	@bash tests/nodes/install.sh
