@@ -124,8 +124,10 @@ class TurnStep:
     def _factor(self, task: Task, usage: Usage) -> float:
         """The correction of estimates after a call that used so much."""
         state = self._draft.state
-        estimated = estimate_request(self._draft.messages.request(task, self._draft.snapshot(task.agent), state))
         reported = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
+        if not reported:
+            return state.token_factor
+        estimated = estimate_request(self._draft.messages.request(task, self._draft.snapshot(task.agent), state))
         return corrected_factor(state.token_factor, estimated=estimated, reported=reported)
 
     def tool_returned(self, result: ToolResult) -> None:
