@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 from rockbot.agents.roster import AgentSet, Roster
 from rockbot.chain import Chain, Order
+from rockbot.consuming import LiveSubscriptions, Wanted
 from rockbot.context import Emission
 from rockbot.dispatcher import Dispatcher
 from rockbot.errors import ConfigError
@@ -73,6 +74,7 @@ class Contributions:
         self.addressed = [
             adjusted(item, settings.subscriptions, consumed=False) for part in parts for item in part.addressed
         ]
+        self.live = [_Adjusted(part.live, settings) for part in parts if part.live is not None]
         self.loops = [loop for part in parts for loop in part.loops]
         self.closers = [part.close for part in parts if part.close is not None]
         self._check(toolbox.tools)
@@ -106,6 +108,25 @@ class Contributions:
                 f"setting 'subscriptions.\"{remembering[0]}\".remember_seconds' has no effect without the handler"
                 " 'deduplication': add it to 'handlers'"
             )
+
+
+@final
+class _Adjusted:
+    """A plug-in's live subscriptions, each as the settings want it."""
+
+    def __init__(self, live: LiveSubscriptions, settings: Settings) -> None:
+        self._live = live
+        self._settings = settings.subscriptions
+
+    async def wanted(self) -> Wanted:
+        wanted = await self._live.wanted()
+        return Wanted(
+            tuple(adjusted(item, self._settings) for item in wanted.work),
+            tuple(adjusted(item, self._settings, consumed=False) for item in wanted.addressed),
+        )
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        self._live.on_change(listener)
 
 
 def _adjusted(subscription: Subscription, settings: Settings) -> Subscription:
@@ -208,6 +229,7 @@ def _host(
     owner: str,
     recorder: LetterKeeping | None,
     letters: LetterService,
+    roster: Roster,
 ) -> Host:
     return Host(
         settings=settings.host,
@@ -221,6 +243,8 @@ def _host(
         owner=owner,
         recorder=recorder,
         scan_letters=(letters.scanner.run_once, settings.letters.scan_seconds),
+        agents=lambda: roster.status,
+        live=contributions.live,
         loops=contributions.loops,
         closers=contributions.closers,
     )
@@ -276,7 +300,7 @@ class HostContainer(containers.DeclarativeContainer):
     recorder: providers.Object[Any] = providers.Object(None)
     letters = providers.Singleton(_letters, bus, store, clock, ids, owner, registry, measures, settings)
     host = providers.Singleton(
-        _host, settings, bus, store, receiving, contributions, recovery, sweeper, owner, recorder, letters
+        _host, settings, bus, store, receiving, contributions, recovery, sweeper, owner, recorder, letters, roster
     )
 
 

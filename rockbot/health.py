@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Final, final
 
+from rockbot.agents.roster import ReloadStatus
 from rockbot_messaging.ports import MessageBus
 from rockbot_messaging.regulation import OutageStatus
 
@@ -24,11 +25,12 @@ IDLE_LIMIT: Final = 60.0
 
 @final
 class Health:
-    """The facts, and the two answers drawn from them."""
+    """The facts, and the two answers drawn from them. `agents` says how a host's agents stand."""
 
     def __init__(self, bus: MessageBus) -> None:
         self._bus = bus
         self._outages: list[Callable[[], Sequence[OutageStatus]]] = []
+        self.agents: Callable[[], ReloadStatus] | None = None
         self.started = False
         self.draining = False
 
@@ -60,6 +62,7 @@ class Health:
             "broker": health.detail,
             "idle_seconds": health.idle_seconds,
             "outages": [asdict(outage) for outage in self.outages()],
+            **({} if self.agents is None else {"agents": asdict(self.agents())}),
         }
 
 

@@ -8,6 +8,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Protocol, final
 
+from rockbot.agents.roster import ReloadStatus
+from rockbot.consuming import Consuming, LiveSubscriptions
+from rockbot.errors import RockBotError
 from rockbot.health import Health, HealthServer
 from rockbot.machines.recovery import OutboxRecovery, TimerSweeper, repeat
 from rockbot.plugins import Loop
@@ -15,7 +18,8 @@ from rockbot.presence import REFRESH_SECONDS, Presence
 from rockbot.receiving import Receiving
 from rockbot.settings import HostSettings
 from rockbot.state.ports import StateError, StateStore
-from rockbot_messaging.ports import Consumption, MessageBus
+from rockbot_messaging.errors import MessagingError
+from rockbot_messaging.ports import MessageBus
 from rockbot_messaging.subscriptions import Subscription, WorkSubscription
 
 __all__ = ["Host", "LetterKeeping"]
@@ -24,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two looks at the timers.
 _TIMER_POLL = 0.5
+#: Seconds between two looks at which subscriptions are wanted, when nobody says that they changed; and after one that failed.
+_FOLLOW_SECONDS = 30.0
+_FOLLOW_AGAIN = 2.0
 
 
 class LetterKeeping(Protocol):
@@ -45,7 +52,8 @@ class Host:
     `start` returns when every subscription consumes; `drain` stops consuming, lets what is in hand finish within the
     drain time and hands the rest back; `close` disconnects. The bus and the store belong to the caller's composition: the
     host opens and closes them. `recorder` is what the bus tells of dead letters, `scan_letters` looks after them every so
-    many seconds (0: never).
+    many seconds (0: never). `live` are subscriptions that may change while it runs, `agents` says how
+    its agents stand.
     """
 
     def __init__(
@@ -62,6 +70,8 @@ class Host:
         owner: str,
         recorder: LetterKeeping | None = None,
         scan_letters: tuple[Callable[[], Coroutine[Any, Any, None]], float] | None = None,
+        agents: Callable[[], ReloadStatus] | None = None,
+        live: Sequence[LiveSubscriptions] = (),
         loops: Sequence[Loop] = (),
         closers: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
     ) -> None:
@@ -69,26 +79,33 @@ class Host:
         self._bus = bus
         self._store = store
         self._receiving = receiving
-        self.subscriptions = tuple(subscriptions)
-        self._addressed = tuple(addressed)
+        self.consuming = Consuming(
+            bus,
+            receiving,
+            subscriptions=subscriptions,
+            addressed=addressed,
+            live=live,
+            drain_seconds=settings.drain_seconds,
+        )
         self._recovery = recovery
         self._sweeper = sweeper
         self._recorder = recorder
         self._scan_letters = scan_letters
         self._contributed = tuple(loops)
         self._closers = tuple(closers)
-        self._consumptions: list[Consumption] = []
         self._loops: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
         self.health = Health(bus)
         self.health.watch(receiving.outages)
-        self._presence = Presence(
+        self.health.agents = agents
+        self.presence = Presence(
             store,
             bus,
             owner=owner,
             what="host",
-            subscriptions=[item.name for item in self.subscriptions],
+            subscriptions=lambda: self.consuming.names,
             outages=self.health.outages,
+            agents=agents,
         )
         self._server = HealthServer(self.health, host=settings.health_host, port=settings.health_port)
 
@@ -104,27 +121,36 @@ class Host:
             if self._recorder is not None:
                 self._recorder.start()
             await self._bus.open()
-            work = [item for item in self.subscriptions if isinstance(item, WorkSubscription)]
-            names = {item.name for item in work}
-            await self._bus.declare([*work, *(item for item in self._addressed if item.name not in names)])
-            for subscription in self.subscriptions:
-                self._consumptions.append(await self._receiving.subscribe(self._bus.subscriber, subscription))
+            await self.consuming.start()
             await self._receiving.start()
         except BaseException:
             await self.close()
             raise
         self._repeat("outbox recovery", self._recovery.run_once, self._settings.recovery_seconds)
         self._repeat("timer sweep", self._sweeper.run_once, _TIMER_POLL)
-        self._repeat("presence", self._presence.run_once, REFRESH_SECONDS)
+        self._repeat("presence", self.presence.run_once, REFRESH_SECONDS)
         if self._scan_letters is not None and self._scan_letters[1] > 0:
             self._repeat("look after dead letters", *self._scan_letters)
+        self._loops.append(asyncio.create_task(self._follow(), name="live subscriptions"))
         for loop in self._contributed:
             self._repeat(loop.name, loop.act, loop.every)
         self.health.started = True
-        logger.info("host consumes", extra={"subscriptions": sorted(item.name for item in self.subscriptions)})
+        logger.info("host consumes", extra={"subscriptions": self.consuming.names})
 
     def _repeat(self, name: str, act: Callable[[], Coroutine[Any, Any, object]], every: float) -> None:
         self._loops.append(asyncio.create_task(repeat(name, act, every=every, stop=self._stop), name=name))
+
+    async def _follow(self) -> None:
+        """Consume what plug-ins want from now on, soon after they say so."""
+        while not self._stop.is_set():
+            try:
+                await self.consuming.follow()
+            except (StateError, MessagingError, RockBotError) as exc:
+                error = f"{type(exc).__name__}: {exc}"
+                logger.warning("subscriptions could not be changed; it is tried again", extra={"error": error})
+                await self.consuming.wait(self._stop, every=_FOLLOW_AGAIN)
+            else:
+                await self.consuming.wait(self._stop, every=_FOLLOW_SECONDS)
 
     async def drain(self) -> int:
         """Stop consuming and finish what is in hand; returns how many deliveries were handed back."""
@@ -132,10 +158,7 @@ class Host:
         self._stop.set()
         self._receiving.drain()  # what only waits need not be waited for
         timeout = self._settings.drain_seconds
-        handed_back = await asyncio.gather(
-            *(item.stop(timeout=timeout) for item in self._consumptions), self._receiving.close(timeout=timeout)
-        )
-        self._consumptions.clear()
+        handed_back = await asyncio.gather(self.consuming.stop(timeout=timeout), self._receiving.close(timeout=timeout))
         if self._loops:
             await asyncio.wait(self._loops, timeout=5)
             for loop in self._loops:
@@ -144,7 +167,7 @@ class Host:
             self._loops.clear()
             try:
                 await self._sweeper.release()
-                await self._presence.leave()
+                await self.presence.leave()
             except StateError as exc:
                 logger.info("this host's lease or row ends by itself", extra={"error": f"{type(exc).__name__}: {exc}"})
         return sum(handed_back)
@@ -158,7 +181,7 @@ class Host:
                 closing.push_async_callback(self._recorder.close)
             for close in (self._bus.close, *reversed(self._closers)):
                 closing.push_async_callback(close)
-            if self._consumptions or self._loops:
+            if self.consuming.active or self._loops:
                 closing.push_async_callback(self.drain)
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, final
 
 from rockbot.agents.roster import Roster
+from rockbot.consuming import LiveSubscriptions
 from rockbot.errors import ConfigError, MissingExtra
 from rockbot.events.event import Event
 from rockbot.events.tools import ToolSpec
@@ -112,8 +113,9 @@ class Contribution:
     """What a plug-in adds to a host.
 
     `subscriptions` are consumed by this host, `addressed` are other processes' queues that its links send to (they are
-    created when missing, so that a command waits for its worker instead of being unroutable). `loops` run as long as the
-    host does; `close` is awaited when it has drained.
+    created when missing, so that a command waits for its worker instead of being unroutable). `live` says which of the
+    plug-in's work subscriptions are wanted at present, where that may change. `loops` run as long as the host does; `close`
+    is awaited when it has drained.
     """
 
     links: tuple[Link, ...] = ()
@@ -121,6 +123,7 @@ class Contribution:
     addressed: tuple[WorkSubscription, ...] = ()
     events: tuple[type[Event], ...] = ()
     tools: tuple[ToolSpec, ...] = ()
+    live: LiveSubscriptions | None = None
     loops: tuple[Loop, ...] = ()
     close: Callable[[], Coroutine[Any, Any, None]] | None = field(default=None)
 

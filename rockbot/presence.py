@@ -11,12 +11,13 @@ from typing import Final, final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from rockbot.agents.roster import ReloadStatus
 from rockbot.state.keys import Key, key, prefix
 from rockbot.state.ports import StateStore
 from rockbot_messaging.ports import MessageBus
 from rockbot_messaging.regulation import OutageStatus
 
-__all__ = ["REFRESH_SECONDS", "Presence", "ProcessStatus", "ToldOutage", "processes"]
+__all__ = ["REFRESH_SECONDS", "Presence", "ProcessStatus", "ToldAgents", "ToldOutage", "processes"]
 
 #: Seconds between two writes of a row; it is forgotten when six of them are missing.
 REFRESH_SECONDS: Final = 10.0
@@ -38,6 +39,16 @@ class ToldOutage(_Told):
     probe_in: float
 
 
+class ToldAgents(_Told):
+    """How agents stand in one process. See `ReloadStatus`."""
+
+    generation: int
+    loaded_ms: int
+    refused: str = ""
+    refused_ms: int = 0
+    restart: tuple[str, ...] = ()
+
+
 class ProcessStatus(_Told):
     """One process. `what` is ``host`` or a service's name, `at_ms` when it said so by its own clock."""
 
@@ -49,6 +60,7 @@ class ProcessStatus(_Told):
     subscriptions: tuple[str, ...]
     idle_seconds: dict[str, float]
     outages: tuple[ToldOutage, ...]
+    agents: ToldAgents | None = None
 
 
 @final
@@ -62,15 +74,17 @@ class Presence:
         *,
         owner: str,
         what: str,
-        subscriptions: Sequence[str],
+        subscriptions: Callable[[], Sequence[str]],
         outages: Callable[[], Sequence[OutageStatus]],
+        agents: Callable[[], ReloadStatus] | None = None,
     ) -> None:
         self._store = store
         self._bus = bus
         self._owner = owner
         self._what = what
-        self._subscriptions = tuple(sorted(subscriptions))
+        self._subscriptions = subscriptions
         self._outages = outages
+        self._agents = agents
 
     async def run_once(self) -> None:
         """Write the row as things are now. Raises StateUnavailable."""
@@ -81,9 +95,10 @@ class Presence:
             at_ms=await self._store.now_ms(),
             connected=health.connected,
             broker=health.detail,
-            subscriptions=self._subscriptions,
+            subscriptions=tuple(sorted(self._subscriptions())),
             idle_seconds=health.idle_seconds,
             outages=tuple(ToldOutage(**dataclasses.asdict(outage)) for outage in self._outages()),
+            agents=None if self._agents is None else ToldAgents(**dataclasses.asdict(self._agents())),
         )
         await self._store.put(_key(self._owner), status.model_dump_json().encode(), ttl=_TTL_SECONDS)
 

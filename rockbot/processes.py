@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self, final
 
+from rockbot.agents.roster import Roster
 from rockbot.buses import check_role, is_embedded, make_bus
 from rockbot.container import HostContainer, compose, known_work, process_owner
 from rockbot.errors import ConfigError, RockBotError
@@ -36,7 +38,15 @@ from rockbot_messaging.ports import MessageBus
 from rockbot_messaging.regulation import Regulation
 from rockbot_messaging.subscriptions import WorkSubscription
 
-__all__ = ["Embedded", "build_service", "compose_host", "run_host", "run_service", "stop_on_signals"]
+__all__ = [
+    "Embedded",
+    "build_service",
+    "compose_host",
+    "reload_on_hangup",
+    "run_host",
+    "run_service",
+    "stop_on_signals",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +72,27 @@ def stop_on_signals() -> Iterator[asyncio.Event]:
     finally:
         for number in signals:
             loop.remove_signal_handler(number)
+
+
+@contextmanager
+def reload_on_hangup(roster: Roster) -> Iterator[None]:
+    """SIGHUP has the agents read again, except on a terminal: there it says that the terminal is gone."""
+    loop = asyncio.get_running_loop()
+    reloads: set[asyncio.Task[object]] = set()  # the loop alone would not keep them
+
+    def arrived() -> None:
+        task: asyncio.Task[object] = loop.create_task(roster.reload("SIGHUP"))
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    if sys.stdin is not None and sys.stdin.isatty():
+        yield
+        return
+    loop.add_signal_handler(signal.SIGHUP, arrived)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
 
 
 def compose_host(settings: Settings, *, bus: MessageBus | None = None) -> HostContainer:
@@ -98,7 +129,9 @@ async def run_host(settings: Settings, *, stop: asyncio.Event) -> None:
             "a host alone needs a broker: set --broker amqp://... (ROCKBOT_BROKER_URL), or use `rockbot up` for an embedded one"
         )
     check_role(settings)
-    await compose_host(settings).host().run(stop)
+    container = compose_host(settings)
+    with reload_on_hangup(container.roster()):
+        await container.host().run(stop)
 
 
 def service_regulation(
@@ -177,7 +210,7 @@ async def run_service(name: str, settings: Settings, *, stop: asyncio.Event) -> 
         bus,
         owner=owner,
         what=name,
-        subscriptions=[item.name for item in service.subscriptions],
+        subscriptions=lambda: [item.name for item in service.subscriptions],
         outages=regulation.outages,
     )
     health = Health(bus)

@@ -60,13 +60,20 @@ class Receiving:
         self._regulation = regulation
         self._measures = measures
         self._inboxes = inboxes
+        self._handlers: dict[str, tuple[Subscription, MessageHandler]] = {}
 
     def handler(self, subscription: Subscription) -> MessageHandler:
-        """What the subscription's deliveries are handled by; made once per subscription.
+        """What the subscription's deliveries are handled by; made once per subscription, also when it goes and comes back.
 
         Raises:
             ConfigError: it asks for what this host has not, or it collides with another one.
         """
+        known = self._handlers.get(subscription.name)
+        if known is None or known[0] != subscription:
+            known = self._handlers[subscription.name] = (subscription, self._handler(subscription))
+        return known[1]
+
+    def _handler(self, subscription: Subscription) -> MessageHandler:
         handle = self._dispatcher.handler(subscription)
         if not isinstance(subscription, WorkSubscription):
             return counted(subscription.name, handle, measures=self._measures)

@@ -43,7 +43,13 @@ INTERNAL: Final = (
 
 #: Types of ours that anybody may send. Every other one belongs to running work: a type that is added is protected.
 _PUBLIC_TYPES: Final = frozenset(
-    {"rockbot.agent.task", "rockbot.agent.response", "rockbot.agent.status", "rockbot.control.cancel"}
+    {
+        "rockbot.agent.task",
+        "rockbot.agent.response",
+        "rockbot.agent.status",
+        "rockbot.control.cancel",
+        "rockbot.control.reload",
+    }
 )
 
 

@@ -50,6 +50,7 @@ def register(app: typer.Typer) -> None:
     command(agents, "show")(show)
     command(agents, "prompt")(prompt)
     command(agents, "check")(check)
+    command(agents, "reload")(reload)
 
 
 def show_all(call: Invocation) -> None:
@@ -140,6 +141,19 @@ def check(call: Invocation) -> int:
         return ExitCode.PROBLEMS
     call.screen.say(f"{len(found)} agents are valid: {', '.join(agent.name for agent, _ in found)}", "good")
     return ExitCode.OK
+
+
+async def reload(
+    call: Invocation,
+    reason: Annotated[str, typer.Option("--reason", help="For the logs.", show_default=False)] = "",
+) -> None:
+    """Have every host read its agents again. Each says in its log, in health and to `doctor` when it refuses them."""
+    from rockbot.events import ControlReload
+
+    event = ControlReload(reason=reason)
+    async with call.operator() as operator:
+        await operator.publish(ControlReload.topics[0], event.to_body(), type=event.type_name)
+    call.screen.say("hosts were told; `rockbot doctor` says which of them refused", "good")
 
 
 def _agents(call: Invocation) -> list[tuple[Agent, AgentSnapshot]]:

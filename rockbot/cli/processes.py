@@ -44,7 +44,7 @@ async def up(
 
     from rockbot.errors import MissingExtra
     from rockbot.operators.open import embedded_operator
-    from rockbot.processes import Embedded, stop_on_signals
+    from rockbot.processes import Embedded, reload_on_hangup, stop_on_signals
 
     try:
         from rockbot.gateway.actions import Actions
@@ -83,7 +83,7 @@ async def up(
             patience.cancel()
             await server.close()
 
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, reload_on_hangup(embedded.container.roster()):
         return await _unless_stopped(session(), stop, serving)
 
 

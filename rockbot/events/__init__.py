@@ -20,7 +20,7 @@ from rockbot.events.content import (
     stamped,
     text_of,
 )
-from rockbot.events.control import CancelTask, ControlCancel
+from rockbot.events.control import CancelTask, ControlCancel, ControlReload
 from rockbot.events.event import Event
 from rockbot.events.models import LlmDelta, LlmRequest, LlmResponse, SegmentRef, StopReason, Usage
 from rockbot.events.registry import EventRegistry, InvalidEvent, UnknownType
@@ -51,6 +51,7 @@ __all__ = [
     "CancelTask",
     "ContentPart",
     "ControlCancel",
+    "ControlReload",
     "DecisionKind",
     "ErrorInfo",
     "Event",
@@ -98,6 +99,7 @@ HOST_EVENTS: Final[tuple[type[Event], ...]] = (
     StepRefused,
     CancelTask,
     ControlCancel,
+    ControlReload,
     ApprovalRequest,
     ApprovalDecision,
     LlmRequest,

@@ -1,4 +1,4 @@
-"""Ending work from outside: the broadcast that every process hears, and the command that a conversation receives."""
+"""Broadcasts that every process hears, and the command that ends a conversation's task."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rockbot.events.event import Event
 from rockbot_messaging.canceling import CANCEL_TOPIC, CANCEL_TYPE
 from rockbot_messaging.ports import Door
 
-__all__ = ["CancelTask", "ControlCancel"]
+__all__ = ["CancelTask", "ControlCancel", "ControlReload"]
 
 
 class ControlCancel(Event):
@@ -28,6 +28,16 @@ class ControlCancel(Event):
     reason: str = ""
     by: str = ""
     calls: tuple[str, ...] = ()
+
+
+class ControlReload(Event):
+    """Read the configuration of agents again, everywhere. ``{}`` is a whole message; `reason` is for the logs."""
+
+    type_name: ClassVar[str] = "rockbot.control.reload"
+    topics: ClassVar[tuple[str, ...]] = ("control.reload",)
+    door: ClassVar[Door] = Door.LOSSY
+
+    reason: str = ""
 
 
 class CancelTask(Event):

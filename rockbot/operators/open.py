@@ -74,13 +74,14 @@ def local_pipeline(settings: Settings) -> Pipeline:
 
 def embedded_operator(embedded: Embedded) -> BusOperator:
     """The operator inside an embedded host; the host stays the caller's to close."""
+    from rockbot.operators.agent_checks import agents_probe
     from rockbot.operators.outage_checks import outage_probe
     from rockbot.operators.probes import service_probe, state_probe
 
     settings, container = embedded.settings, embedded.container
     probes = [state_probe(container.store(), settings.state_address)]
     probes += [service_probe(name, service) for name, service in embedded.services.items()]
-    probes.append(outage_probe(container.store()))
+    probes += [outage_probe(container.store()), agents_probe(container.store())]
     return BusOperator(
         embedded.bus,
         clock=SystemClock(),
@@ -107,6 +108,7 @@ async def _bus_operator(settings: Settings, *, composed: bool) -> BusOperator:
         await bus.open()
         return BusOperator(bus, clock=clock, ids=ids, source=_source(settings), on_close=bus.close)
     from rockbot.container import known_work
+    from rockbot.operators.agent_checks import agents_probe
     from rockbot.operators.outage_checks import outage_probe
     from rockbot.processes import compose_host
 
@@ -123,7 +125,7 @@ async def _bus_operator(settings: Settings, *, composed: bool) -> BusOperator:
     try:
         await store.open()
         dead_letters = _desk(container, bus, settings)
-        probes.append(outage_probe(store))
+        probes += [outage_probe(store), agents_probe(store)]
     except StateError as exc:
         dead_letters = exc
     try:

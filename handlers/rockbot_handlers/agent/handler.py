@@ -40,15 +40,13 @@ from rockbot.machines.turn_state import Conversation
 from rockbot.settings import Settings
 from rockbot.state.keys import Key, conversation_key
 from rockbot.state.ports import StateStore
+from rockbot_handlers.agent.subscriptions import SUBSCRIPTION_PREFIX
 from rockbot_messaging.envelope import MessageEnvelope
 
-__all__ = ["SUBSCRIPTION_PREFIX", "AgentHandler"]
+__all__ = ["AgentHandler"]
 
 #: Characters of an id from outside: a turn's messages repeat them, and all headers have to fit into one AMQP frame.
 _LONGEST_ID: Final = 255
-
-#: Work subscriptions of agents begin with this word.
-SUBSCRIPTION_PREFIX: Final = "agent."
 
 
 @final
