@@ -243,6 +243,7 @@ class TurnStep:
                 calls.append(PendingTool(id=call_id, call_id=asked.call_id, tool=asked.tool, result=result))
                 continue
             if looked_up := read_skill(asked, agent):
+                self._draft.signal(task, "tool_call", json.dumps(asked.arguments, ensure_ascii=False), tool=asked.tool)
                 calls.append(PendingTool(id=call_id, call_id=asked.call_id, tool=asked.tool, result=looked_up))
                 continue
             calls.append(PendingTool(id=call_id, call_id=asked.call_id, tool=asked.tool))

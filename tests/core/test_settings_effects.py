@@ -27,7 +27,9 @@ from rockbot_messaging.testing.harness import buried, message
 from rockbot_messaging.verdicts import DeadLetter
 
 _TESTS: Final = Path(__file__).parents[1]
-_SECTIONS: Final = ("broker", "subscriptions", "letters", "artifacts", "cassette", "signing", "streaming", "trust")
+_SECTIONS: Final = (
+    "agent_files", "artifacts", "broker", "cassette", "letters", "signing", "streaming", "subscriptions", "trust",
+)  # fmt: skip
 
 _EACH: Final = "core/test_receiving.py::test_each_key_changes_what_it_names_and_nothing_else"
 _WAITS: Final = "core/test_settings_effects.py::test_each_number_of_a_backoff_changes_how_long_is_waited"
@@ -43,6 +45,8 @@ _SNAPSHOTS: Final = "handlers/test_streaming.py::test_the_text_so_far_is_stored_
 
 #: The test of each key's effect.
 _TESTED: Final = {
+    "agent_files.folder": "agents/test_agent_files.py::test_a_file_in_the_folder_is_an_agent_of_its_name",
+    "agent_files.poll_seconds": "agents/test_reload.py::test_poll_seconds_looks_for_changes_of_any_file_of_an_agent",
     "artifacts.folder": _BODIES,
     "artifacts.threshold_bytes": _BODIES,
     "broker.cafile": _TLS,
