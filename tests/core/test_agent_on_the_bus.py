@@ -34,11 +34,13 @@ from rockbot.host import Host
 from rockbot.plugins import Contribution, Plugin, Services
 from rockbot.plugins import Link as Registration
 from rockbot.settings import Settings
+from rockbot.state.keys import segment_key
 from rockbot.state.memory import MemoryStateStore
 from rockbot.state.ports import StateStore
 from rockbot.state.sqlite import SqliteStateStore
 from rockbot_handlers.agent.plugin import plugin as agent_plugin
 from rockbot_handlers.deadline.plugin import plugin as deadline_plugin
+from rockbot_handlers.llm.plugin import plugin as llm_plugin
 from rockbot_messaging.envelope import MessageEnvelope, ReturnAddress
 from rockbot_messaging.memory import MemoryBroker, MemoryBus
 from rockbot_messaging.ports import Door
@@ -282,6 +284,34 @@ async def test_a_dead_step_stalls_its_turn_and_a_replay_resumes_it(town: Town) -
     (response,) = await town.answered(1)
     assert (response.status, response.output) == ("completed", "you said hi")
     assert worker.calls == [letter.id], "its deadline moved with it, so the very call was made"
+
+
+async def test_a_conversation_longer_than_a_message_reaches_its_model_whole_or_waits_until_it_is_mended(
+    town: Town,
+) -> None:
+    """The scripted model counts the words it is shown as tokens."""
+    await town.host(llm_plugin, host={"max_body_bytes": 8192}, handlers=("agent", "llm"))
+    for number in range(1, 7):
+        await town.say("word " * 1000, id=f"t{number}", conversation_id="talk")
+        responses = await town.answered(number)
+    assert responses[-1].status == "completed"
+    assert responses[-1].usage.input_tokens > 6000
+
+    await town.hosts.pop().close()  # with what it has in its cache
+    await town.host(llm_plugin, host={"max_body_bytes": 8192}, handlers=("agent", "llm"))
+    sealed = segment_key("default", "talk", 2)
+    entry = await town.store.get(sealed)
+    assert entry is not None
+    await town.store.delete(sealed)
+    await town.say("and now?", id="last", conversation_id="talk")
+    (letter,) = await town.letters("llm.scripted.interactive")
+    assert "segment 2 of conversation 'talk' is not in the state store" in letter.failure.reason
+    await town.until_status("last", "stalled")
+    await town.store.put(sealed, entry.value)
+    await town.client.dead_letters.replay("llm.scripted.interactive", letter.id)
+    response = (await town.answered(7))[-1]
+    assert (response.task_id, response.status) == ("last", "completed")
+    assert response.usage.input_tokens > 6000
 
 
 async def test_a_deadline_ends_a_turn_whose_worker_never_answers(town: Town) -> None:
