@@ -130,6 +130,9 @@ def step_line(status: AgentStatus) -> tuple[str, Tone]:
     match status.kind:
         case "tool_call":
             return f"  -> {status.tool} {text}".rstrip(), "dim"
+        case "tool_progress":
+            share = "" if status.fraction is None else f"{status.fraction:.0%} "
+            return f"  .. {status.tool} {share}{text}".rstrip(), "dim"
         case "tool_result":
             return f"  <- {status.tool} {text}".rstrip(), "dim"
         case "model_call":

@@ -38,6 +38,7 @@ StatusKind = Literal[
     "model_call",
     "model_reply",
     "tool_call",
+    "tool_progress",
     "tool_result",
     "compacting",
     "approval",
@@ -111,7 +112,7 @@ class AgentResponse(Event):
 
 
 class AgentStatus(Event):
-    """One step of a task as it happens, for watchers; may be lost."""
+    """One step of a task as it happens, for watchers; may be lost. `fraction` is how much of a tool's work is done, 0 to 1."""
 
     type_name: ClassVar[str] = "rockbot.agent.status"
     topics: ClassVar[tuple[str, ...]] = ("agent.status.*",)
@@ -124,6 +125,7 @@ class AgentStatus(Event):
     text: str = ""
     tool: str = ""
     step: int = 0
+    fraction: float | None = None
 
 
 class StepStalled(Event):

@@ -7,18 +7,18 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rockbot import topics
 from rockbot.chain import Chain
 from rockbot.context import Context
 from rockbot.errors import PermanentFailure, Unhandled
-from rockbot.events import Event, StepExpired, StepStalled, ToolInvoke, ToolResult, text_of
+from rockbot.events import Event, FilePart, StepExpired, StepStalled, TextPart, ToolInvoke, ToolResult, text_of
 from rockbot.plugins import Services
+from rockbot.policies import Policy
 from rockbot_handlers.scripts.events import ScriptInvoke, ScriptResult
 from rockbot_handlers.scripts.plugin import plugin
-from rockbot_handlers.scripts.rendering import MAX_CHARS, render, shorten
+from rockbot_handlers.scripts.rendering import render
+from rockbot_handlers.scripts.specs import MAX_CHARS
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.subscriptions import WorkSubscription
 from rockbot_messaging.testing import FakeClock
@@ -204,26 +204,32 @@ async def test_every_status_but_ok_is_an_error_for_the_model(chain: Chain, make_
     assert text_of(result.parts).startswith(f"{status}: ")
 
 
-def test_a_long_output_is_cut_with_an_exact_marker() -> None:
-    text = render(ScriptResult(status="ok", stdout="a" * 100_000))
-    assert len(text) <= MAX_CHARS
-    head, _, rest = text.partition("\n[truncated, ")
+async def test_a_long_output_is_cut_with_an_exact_marker_and_can_be_read_whole(
+    make_services: Callable[..., Services], chain_of: Callable[..., Chain], make_context: Any
+) -> None:
+    services = make_services()
+    answer = ScriptResult(status="ok", stdout="a" * 100_000)
+    text, file = result_in(await there_and_back(chain_of(services, plugin), make_context, answer)).parts
+    assert isinstance(text, TextPart)
+    assert isinstance(file, FilePart)
+    assert len(text.text) <= MAX_CHARS
+    head, _, rest = text.text.partition("\n[truncated, ")
     omitted, _, tail = rest.partition(" chars omitted]\n")
     assert len(head) + len(tail) + int(omitted) == len("stdout:\n") + 100_000
+    whole = await services.artifacts.get(file.uri.removeprefix("artifact:"))
+    assert whole.decode() == "stdout:\n" + "a" * 100_000
 
 
-@given(st.text(max_size=400), st.integers(100, 300))
-def test_shortening_keeps_head_and_tail_and_counts_what_is_missing(text: str, limit: int) -> None:
-    short = shorten(text, limit)
-    assert len(short) <= limit
-    if len(text) <= limit:
-        assert short == text
-    else:
-        kept = limit - 64
-        tail = kept // 4
-        assert short.startswith(text[: kept - tail])
-        assert short.endswith(text[len(text) - tail :])
-        assert f"[truncated, {len(text) - kept} chars omitted]" in short
+async def test_a_run_that_policy_denies_is_not_asked_for(chain: Chain, make_context: Any) -> None:
+    policy = Policy.model_validate({"rules": [{"tool": "run_*", "then": "deny"}]})
+    event = invoke(code="1").model_copy(update={"policy": policy})
+    context = make_context(event, INVOKE)
+    await chain.run(event, context)
+    result = result_in(sent(context))
+    assert (result.is_error, text_of(result.parts)) == (
+        True,
+        "the tool was not called, policy denies it: the agent's policy says so",
+    )
 
 
 @pytest.mark.parametrize(
@@ -244,7 +250,7 @@ def test_the_plugin_offers_two_tools_and_waits_for_the_service(make_services: Ca
     ]
     (subscription,) = added.subscriptions
     assert isinstance(subscription, WorkSubscription)
-    assert (subscription.name, subscription.patterns) == ("tools.scripts", (INVOKE, RESULT))
+    assert (subscription.name, subscription.patterns) == ("tool.scripts", (INVOKE, RESULT))
     assert [(queue.name, queue.patterns) for queue in added.addressed] == [
         ("scripts.python", (topics.script_invoke("python"),)),
         ("scripts.javascript", (topics.script_invoke("javascript"),)),

@@ -14,7 +14,7 @@ import pytest
 from rockbot.chain import Chain, Order
 from rockbot.context import Context
 from rockbot.errors import PermanentFailure, TemporaryFailure, Unhandled
-from rockbot.events import FilePart, ToolInvoke, ToolResult, text_of
+from rockbot.events import AgentStatus, FilePart, ToolInvoke, ToolResult, text_of
 from rockbot.plugins import Services
 from rockbot.policies import Approval, Policy, argument_hash
 from rockbot.state.ledger import StateLedger
@@ -24,6 +24,7 @@ from rockbot.tools.admission import Admission
 from rockbot_handlers.tools.handler import ToolsHandler
 from rockbot_messaging.artifacts import ArtifactsUnavailable
 from rockbot_messaging.calls import CallBusy
+from rockbot_messaging.envelope import MessageEnvelope
 
 INVOKE = "tool.invoke.desk"
 CALL = "11111111-1111-5111-8111-111111111111"
@@ -528,3 +529,44 @@ async def test_a_result_that_is_no_json_is_said_to_be_so(desk: Toolset, call: An
     result = await call("odd")
     assert result.is_error
     assert "odd was carried out, but its result cannot be told" in said(result)
+
+
+@pytest.mark.parametrize("threaded", [True, False])
+async def test_watchers_hear_how_far_a_tool_is(desk: Toolset, call: Any, services: Services, threaded: bool) -> None:
+    heard: list[AgentStatus] = []
+
+    async def signal(envelope: MessageEnvelope) -> None:
+        await asyncio.sleep(0)
+        assert (envelope.topic, envelope.durable) == ("agent.status.assistant", False)
+        heard.append(AgentStatus.model_validate_json(envelope.body))
+
+    async def dig(context: ToolContext) -> None:
+        """Dig."""
+        dig_too(context)
+
+    def dig_too(context: ToolContext) -> None:
+        """Dig."""
+        for number in range(1000):
+            context.progress(f"{number} done", fraction=number / 1000)
+        context.progress("all done", fraction=7)
+
+    desk.tool(name="dig")(dig_too if threaded else dig)
+    await call("dig", agent="assistant", worker=dataclasses.replace(services, signal=signal))
+    last = heard[-1]
+    assert (last.kind, last.tool, last.text, last.fraction) == ("tool_progress", "dig", "all done", 1.0)
+    assert (last.task_id, last.conversation_id) == ("task-1", "conversation-1")
+    assert threaded or len(heard) == 1, "what comes meanwhile is overtaken by the newest"
+
+
+async def test_a_broker_that_is_away_does_not_hold_a_tool_up(desk: Toolset, call: Any, services: Services) -> None:
+    async def signal(envelope: MessageEnvelope) -> None:
+        raise ConnectionError("away")
+
+    @desk.tool
+    async def dig(context: ToolContext) -> str:
+        """Dig."""
+        context.progress("begun")
+        return "dug"
+
+    worker = dataclasses.replace(services, signal=signal)
+    assert said(await call("dig", agent="assistant", worker=worker)) == "dug"

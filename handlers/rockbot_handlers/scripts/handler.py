@@ -15,9 +15,12 @@ from rockbot.context import Context
 from rockbot.errors import PermanentFailure
 from rockbot.events import Event, StepExpired, StepStalled, TextPart, ToolInvoke, ToolResult
 from rockbot.handler import CallNext
+from rockbot.tools.admission import Admission
+from rockbot.tools.content import fitted
 from rockbot_handlers.scripts.events import ScriptInvoke, ScriptResult
 from rockbot_handlers.scripts.rendering import render
-from rockbot_handlers.scripts.specs import LANGUAGE_OF, TIMEOUT_SECONDS, TOOLSET, check_arguments
+from rockbot_handlers.scripts.specs import LANGUAGE_OF, MAX_CHARS, TIMEOUT_SECONDS, TOOLS, TOOLSET, check_arguments
+from rockbot_messaging.artifacts import ArtifactStore
 from rockbot_messaging.envelope import ReturnAddress
 from rockbot_messaging.errors import InvalidTopic
 from rockbot_messaging.topics import check_topic
@@ -44,6 +47,10 @@ class _Token(BaseModel):
 class ScriptsHandler:
     """Takes what comes by its own topics and passes the rest on."""
 
+    def __init__(self, admission: Admission, artifacts: ArtifactStore) -> None:
+        self._admission = admission
+        self._artifacts = artifacts
+
     @property
     def handles(self) -> tuple[type[Event], ...]:
         return (ToolInvoke, ScriptResult, StepStalled, StepExpired)
@@ -54,9 +61,9 @@ class ScriptsHandler:
             self._invoke(event, context)
         elif isinstance(event, ScriptResult):
             text = render(event)
-            self._answer(context, text, is_error=event.status != "ok")
+            await self._answer(context, text, is_error=event.status != "ok")
         elif isinstance(event, StepExpired) and topic == RESULT_TOPIC:
-            self._answer(context, f"the script was not run within {TIMEOUT_SECONDS:g} s", is_error=True)
+            await self._answer(context, f"the script was not run within {TIMEOUT_SECONDS:g} s", is_error=True)
         elif isinstance(event, StepStalled) and topic == RESULT_TOPIC:
             # The run lies in a dead-letter queue and can still be sent on, so it is the turn that has to know.
             self._forward(event, context, _token_of(context))
@@ -67,16 +74,20 @@ class ScriptsHandler:
         address = context.envelope.return_address
         if address is None:
             raise PermanentFailure(f"a call of {event.tool!r} without a return address cannot be answered")
-        language = LANGUAGE_OF.get(event.tool)
-        if language is None:
+        spec = next((tool for tool in TOOLS if tool.name == event.tool), None)
+        if spec is None:
             known = ", ".join(LANGUAGE_OF)
             context.answer(ToolResult.failure(event, f"there is no tool {event.tool!r} here (there are: {known})"))
+            return
+        if refusal := self._admission.refusal(event, spec):
+            context.answer(ToolResult.failure(event, refusal))
             return
         try:
             arguments = check_arguments(event.arguments)
         except ValueError as exc:
             context.answer(ToolResult.failure(event, str(exc)))
             return
+        language = LANGUAGE_OF[spec.name]
         token = _Token(topic=address.topic, token=address.token, call_id=event.call_id, tool=event.tool)
         own = context.clock.now_ms() + round(TIMEOUT_SECONDS * 1000)
         given = context.envelope.deadline_ms
@@ -88,10 +99,18 @@ class ScriptsHandler:
             deadline_ms=own if given is None else min(own, given),
         )
 
-    def _answer(self, context: Context, text: str, *, is_error: bool) -> None:
+    async def _answer(self, context: Context, text: str, *, is_error: bool) -> None:
         token = _token_of(context)
-        result = ToolResult(call_id=token.call_id, tool=token.tool, parts=(TextPart(text=text),), is_error=is_error)
-        self._forward(result, context, token)
+        parts = await fitted(
+            (TextPart(text=text),),
+            MAX_CHARS,
+            self._artifacts,
+            origin=f"tool:{token.tool}",
+            tenant=context.envelope.tenant,
+        )
+        self._forward(
+            ToolResult(call_id=token.call_id, tool=token.tool, parts=parts, is_error=is_error), context, token
+        )
 
     def _forward(self, event: Event, context: Context, token: _Token) -> None:
         address = ReturnAddress(token.topic, token.token)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rockbot import topics
 from rockbot.chain import Order
 from rockbot.plugins import Contribution, Link, Services
+from rockbot.tools.admission import Admission
 from rockbot_handlers.scripts.events import ScriptInvoke, ScriptResult
 from rockbot_handlers.scripts.handler import RESULT_TOPIC, ScriptsHandler
 from rockbot_handlers.scripts.specs import TOOLS, TOOLSET
@@ -17,11 +18,12 @@ __all__ = ["plugin"]
 def plugin(services: Services) -> Contribution:
     """The toolset `scripts`."""
     host = services.settings.host
+    handler = ScriptsHandler(Admission(services.policy_of), services.artifacts)
     return Contribution(
-        links=(Link(Order.WORK, "scripts", ScriptsHandler()),),
+        links=(Link(Order.WORK, "scripts", handler),),
         subscriptions=(
             WorkSubscription(
-                name=f"tools.{TOOLSET}",
+                name=f"tool.{TOOLSET}",
                 patterns=(topics.tool_invoke(TOOLSET), RESULT_TOPIC),
                 prefetch=host.prefetch,
                 concurrency=host.concurrency,

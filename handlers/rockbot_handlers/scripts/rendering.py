@@ -1,4 +1,4 @@
-"""A script's result as the text a model reads: everything labelled, every limit named, every cut marked exactly."""
+"""A script's result as the text a model reads: everything labelled, every limit named."""
 
 from __future__ import annotations
 
@@ -6,13 +6,7 @@ from typing import Final
 
 from rockbot_handlers.scripts.events import ScriptResult
 
-__all__ = ["MAX_CHARS", "render", "shorten"]
-
-#: Characters of one result that reach the model.
-MAX_CHARS: Final = 32_000
-
-#: Room kept for the marker itself.
-_MARKER_CHARS: Final = 64
+__all__ = ["render"]
 
 _WITHOUT_MESSAGE: Final = {
     "error": "the script failed",
@@ -25,8 +19,8 @@ _WITHOUT_MESSAGE: Final = {
 }
 
 
-def render(result: ScriptResult, *, limit: int = MAX_CHARS) -> str:
-    """The text for the model, at most `limit` characters."""
+def render(result: ScriptResult) -> str:
+    """The text for the model."""
     sections = []
     if result.status != "ok":
         sections.append(f"{result.status}: {_reason(result)}")
@@ -42,17 +36,7 @@ def render(result: ScriptResult, *, limit: int = MAX_CHARS) -> str:
         sections.append("The script ran, printed nothing and ended without a value.")
     if result.truncated:
         sections.append("(the sandbox cut the output at its own limit)")
-    return shorten("\n".join(sections), limit)
-
-
-def shorten(text: str, limit: int) -> str:
-    """At most `limit` characters: head and tail stay, and a marker between them says how much is missing."""
-    if len(text) <= limit:
-        return text
-    kept = limit - _MARKER_CHARS
-    tail = kept // 4
-    head = kept - tail
-    return f"{text[:head]}\n[truncated, {len(text) - kept} chars omitted]\n{text[len(text) - tail :]}"
+    return "\n".join(sections)
 
 
 def _reason(result: ScriptResult) -> str:

@@ -7,14 +7,18 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rockbot.events import ToolSpec
+from rockbot.events.registry import explain
 from rockbot_scripts.contract import Language
 
-__all__ = ["LANGUAGE_OF", "TIMEOUT_SECONDS", "TOOLS", "TOOLSET", "Arguments", "check_arguments"]
+__all__ = ["LANGUAGE_OF", "MAX_CHARS", "TIMEOUT_SECONDS", "TOOLS", "TOOLSET", "Arguments", "check_arguments"]
 
 TOOLSET: Final = "scripts"
 
 #: One call from request to answer, waiting for a free sandbox included; the run itself has the service's own limit.
 TIMEOUT_SECONDS: Final = 60.0
+
+#: Characters of one result that reach the model; the whole of a longer one is an artifact.
+MAX_CHARS: Final = 32_000
 
 _SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
@@ -54,6 +58,7 @@ TOOLS: Final[tuple[ToolSpec, ...]] = tuple(
         idempotent=True,
         read_only=True,
         timeout_seconds=TIMEOUT_SECONDS,
+        output_limit=MAX_CHARS,
     )
     for name, language in LANGUAGE_OF.items()
 )
@@ -77,8 +82,4 @@ def check_arguments(arguments: dict[str, Any]) -> Arguments:
     try:
         return Arguments.model_validate(arguments)
     except ValidationError as exc:
-        problems = (
-            f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}"
-            for error in exc.errors(include_url=False, include_input=False)
-        )
-        raise ValueError(f"the arguments do not fit the tool's schema: {'; '.join(problems)}") from None
+        raise ValueError(f"the tool was not called, its arguments do not fit: {explain(exc)}") from None

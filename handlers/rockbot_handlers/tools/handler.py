@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, final
 
 from rockbot import topics
 from rockbot.context import Context
 from rockbot.errors import PermanentFailure, TemporaryFailure
-from rockbot.events import Event, ToolInvoke, ToolResult
+from rockbot.events import AgentStatus, Event, ToolInvoke, ToolResult
 from rockbot.handler import CallNext
 from rockbot.plugins import Services
 from rockbot.tools.admission import Admission
@@ -23,6 +24,7 @@ from rockbot.tools.context import ToolArtifacts, ToolContext
 from rockbot.tools.errors import FunctionRaised, ToolError
 from rockbot.tools.slots import Slot, Slots
 from rockbot.tools.toolset import FunctionTool, Toolset
+from rockbot_handlers.tools.progress import Progress
 from rockbot_messaging.calls import CallRefused, LedgeredCalls
 
 __all__ = ["ToolsHandler"]
@@ -93,7 +95,12 @@ class ToolsHandler:
         envelope = context.envelope
 
         async def work(starts: int) -> bytes:
-            outcome = await self._outcome(tool, arguments, self._context(event, context, starts), slot)
+            progress = Progress(partial(self._tell, event, context))
+            try:
+                own = self._context(event, context, starts, progress)
+                outcome = await self._outcome(tool, arguments, own, slot)
+            finally:
+                await progress.close()
             result = ToolResult(call_id=event.call_id, tool=event.tool, parts=outcome.parts, is_error=outcome.is_error)
             return result.to_body()
 
@@ -124,7 +131,21 @@ class ToolsHandler:
             )
             return unknown_outcome(spec, f"{spec.name} failed unexpectedly ({type(raised.error).__name__})")
 
-    def _context(self, event: ToolInvoke, context: Context, starts: int) -> ToolContext:
+    async def _tell(self, event: ToolInvoke, context: Context, text: str, fraction: float | None, number: int) -> None:
+        envelope = context.envelope
+        status = AgentStatus(
+            task_id=envelope.root_task_id or "",
+            conversation_id=envelope.conversation_id or "",
+            agent=event.agent,
+            kind="tool_progress",
+            text=text[:2000],
+            tool=event.tool,
+            fraction=None if fraction is None else min(1.0, max(0.0, fraction)),
+        )
+        topic = topics.status(event.agent)
+        await self._services.signal(context.make(status, topic=topic, name=f"progress:{number}"))
+
+    def _context(self, event: ToolInvoke, context: Context, starts: int, progress: Progress) -> ToolContext:
         envelope = context.envelope
         return ToolContext(
             call_id=envelope.message_id,
@@ -138,4 +159,5 @@ class ToolsHandler:
             deadline_ms=envelope.deadline_ms,
             artifacts=ToolArtifacts(self._services.artifacts, envelope.tenant),
             clock=context.clock,
+            on_progress=progress.tell if event.agent else None,
         )
