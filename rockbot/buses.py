@@ -192,7 +192,9 @@ def _claim_check(
     if settings.artifacts.folder is not None:
         artifacts = FolderArtifacts(settings.artifacts.folder)
     elif artifacts is None:
-        artifacts = own = OwnStateArtifacts(open_store(settings.state_address, clock))
+        artifacts = own = OwnStateArtifacts(
+            open_store(settings.state_address, clock), keep_days=settings.artifacts.keep_days
+        )
         close = own.close
     return ClaimCheck(
         artifacts,

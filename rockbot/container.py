@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, final
 
 from rockbot.agents.roster import AgentSet, Roster
+from rockbot.artifacts import artifacts_of, sweeps_of
 from rockbot.chain import Chain, Order
 from rockbot.consuming import LiveSubscriptions, Wanted
 from rockbot.context import Emission
@@ -24,16 +25,13 @@ from rockbot.injection import containers, providers
 from rockbot.letters.service import LetterService
 from rockbot.machines.recovery import OutboxRecovery, TimerSweeper
 from rockbot.outgoing import Outgoing
-from rockbot.plugins import Contribution, Plugin, Services, Signal, load_plugins
+from rockbot.plugins import Contribution, Loop, Plugin, Services, Signal, load_plugins
 from rockbot.receiving import OrderedReceiving, Receiving
 from rockbot.settings import Settings
-from rockbot.state.artifacts import StateArtifacts
 from rockbot.state.ledger import StateLedger
 from rockbot.state.marks import StateStartMarks
 from rockbot.state.ports import StateStore
 from rockbot.subscribing import adjusted, check_names
-from rockbot_messaging.artifacts import ArtifactStore
-from rockbot_messaging.artifacts_folder import FolderArtifacts
 from rockbot_messaging.canceling import RunningCalls
 from rockbot_messaging.clock import Clock, IdSource, RandomIds, SystemClock
 from rockbot_messaging.envelope import MessageEnvelope
@@ -142,11 +140,6 @@ def _signal(bus: MessageBus) -> Signal:
     return signal
 
 
-def _artifacts(store: StateStore, settings: Settings) -> ArtifactStore:
-    folder = settings.artifacts.folder
-    return FolderArtifacts(folder) if folder is not None else StateArtifacts(store)
-
-
 def _registry(contributions: Contributions) -> EventRegistry:
     try:
         return EventRegistry(contributions.events)
@@ -230,6 +223,7 @@ def _host(
     recorder: LetterKeeping | None,
     letters: LetterService,
     roster: Roster,
+    sweeps: Sequence[Loop],
 ) -> Host:
     return Host(
         settings=settings.host,
@@ -245,7 +239,7 @@ def _host(
         scan_letters=(letters.scanner.run_once, settings.letters.scan_seconds),
         agents=lambda: roster.status,
         live=contributions.live,
-        loops=contributions.loops,
+        loops=[*contributions.loops, *sweeps],
         closers=contributions.closers,
     )
 
@@ -266,7 +260,8 @@ class HostContainer(containers.DeclarativeContainer):
     roster = providers.Singleton(Roster, settings, clock)
     running = providers.Singleton(RunningCalls)
     signal = providers.Singleton(_signal, bus)
-    artifacts: providers.Singleton[Any] = providers.Singleton(_artifacts, store, settings)
+    artifacts: providers.Singleton[Any] = providers.Singleton(artifacts_of, settings, store)
+    sweeps = providers.Singleton(sweeps_of, settings, artifacts, clock)
     services = providers.Singleton(
         Services,
         settings=settings,
@@ -300,7 +295,19 @@ class HostContainer(containers.DeclarativeContainer):
     recorder: providers.Object[Any] = providers.Object(None)
     letters = providers.Singleton(_letters, bus, store, clock, ids, owner, registry, measures, settings)
     host = providers.Singleton(
-        _host, settings, bus, store, receiving, contributions, recovery, sweeper, owner, recorder, letters, roster
+        _host,
+        settings,
+        bus,
+        store,
+        receiving,
+        contributions,
+        recovery,
+        sweeper,
+        owner,
+        recorder,
+        letters,
+        roster,
+        sweeps,
     )
 
 

@@ -111,7 +111,7 @@ def compose_host(settings: Settings, *, bus: MessageBus | None = None) -> HostCo
             clock=clock,
             ids=ids,
             durable=sqlite_path(settings.state_address) if is_embedded(settings) else None,
-            artifacts=StateArtifacts(store),
+            artifacts=StateArtifacts(store, keep_days=settings.artifacts.keep_days),
             measures=measures,
             observer=recorder,
         )
@@ -200,7 +200,12 @@ async def run_service(name: str, settings: Settings, *, stop: asyncio.Event) -> 
     store = open_store(settings.state_address, clock)
     recorder = LetterRecorder(store, measures=measures)
     bus = make_bus(
-        settings, clock=clock, ids=ids, artifacts=StateArtifacts(store), measures=measures, observer=recorder
+        settings,
+        clock=clock,
+        ids=ids,
+        artifacts=StateArtifacts(store, keep_days=settings.artifacts.keep_days),
+        measures=measures,
+        observer=recorder,
     )
     owner = process_owner(ids)
     regulation = service_regulation(name, settings, bus=bus, store=store, measures=measures)
@@ -258,7 +263,7 @@ class Embedded:
             clock=clock,
             ids=ids,
             durable=durable,
-            artifacts=StateArtifacts(self._store),
+            artifacts=StateArtifacts(self._store, keep_days=settings.artifacts.keep_days),
             measures=measures,
             observer=recorder,
         )

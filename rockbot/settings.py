@@ -152,6 +152,17 @@ class Settings(BaseSettings):
             raise ValueError(f"default_agent {self.default_agent!r} is not defined under [agents] (defined: {known})")
         return self
 
+    @model_validator(mode="after")
+    def _letters_end_before_their_bodies(self) -> Settings:
+        days = self.artifacts.keep_days
+        letters = (self.letters.keep_days, *self.letters.keep_days_by_queue.values())
+        if days and any(not 0 < kept <= days for kept in letters):
+            raise ValueError(
+                f"artifacts.keep_days {days:g} would take the bodies of dead letters that are kept for longer: set"
+                " letters.keep_days (and every letters.keep_days_by_queue) to as many days or fewer"
+            )
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -163,11 +163,13 @@ class ArtifactSettings(_Section):
 
     They lie in `folder`, else in the state store, which every process that shares a broker must share too. So without a
     threshold it is 64 KiB where they certainly do (a folder is named, or the state is a server's) and off where they may
-    not (an embedded broker, a file on this machine). References of others are followed whatever it is.
+    not (an embedded broker, a file on this machine). References of others are followed whatever it is. `keep_days` removes
+    what was last stored longer ago than that, long results of tools included; 0 keeps everything for ever.
     """
 
     threshold_bytes: int | None = Field(default=None, ge=0)
     folder: Path | None = None
+    keep_days: float = Field(default=0, ge=0)
 
 
 class SigningSettings(_Section):

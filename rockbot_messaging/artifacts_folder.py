@@ -38,6 +38,26 @@ class FolderArtifacts:
         wanted = Reference.parse(reference)
         return await asyncio.to_thread(self._get, wanted, tenant)
 
+    async def sweep(self, *, before_ms: int) -> int:
+        """Remove what was last stored before this instant (epoch milliseconds); returns how many artifacts that were.
+
+        Raises:
+            ArtifactsUnavailable: the folder cannot be read or written.
+        """
+        return await asyncio.to_thread(self._sweep, before_ms)
+
+    def _sweep(self, before_ms: int) -> int:
+        swept = 0
+        try:
+            for path in self._folder.glob("*/??/*"):
+                with contextlib.suppress(FileNotFoundError):  # another process sweeps, too
+                    if path.stat().st_mtime * 1000 < before_ms:
+                        path.unlink()
+                        swept += 1
+        except OSError as exc:
+            raise ArtifactsUnavailable(f"{self._folder} cannot be swept: {exc.strerror or exc}") from exc
+        return swept
+
     def _path(self, reference: Reference, tenant: str) -> Path:
         return self._folder / escape_word(tenant) / reference.digest[:2] / reference.digest
 
@@ -45,7 +65,9 @@ class FolderArtifacts:
         reference = Reference.of(body)
         path = self._path(reference, tenant)
         try:
-            if not _holds(path, body):
+            if _holds(path, body):
+                os.utime(path)  # a sweep goes by when it was last stored
+            else:
                 made = _make(path.parent)
                 _write(path, body)
                 for folder in {path.parent, *made}:

@@ -60,7 +60,13 @@ def show_all(call: Invocation) -> None:
     grid = Grid(
         ("TOOL", "TOOLSET", "FLAGS", "TIMEOUT", "WHAT IT DOES"),
         [
-            (tool.name, tool.toolset, _flags(tool), f"{tool.timeout_seconds:g} s", tool.description.splitlines()[0][:80])
+            (
+                tool.name,
+                tool.toolset,
+                _flags(tool),
+                f"{tool.timeout_seconds:g} s",
+                tool.description.splitlines()[0][:80],
+            )
             for tool in tools
         ],
         empty="there are no tools: add 'tools' to the setting 'handlers'",
@@ -208,7 +214,7 @@ def _artifacts(settings: Settings) -> tuple[ArtifactStore, Any]:
     from rockbot_messaging.artifacts_folder import FolderArtifacts
     from rockbot_messaging.clock import SystemClock
 
-    own = OwnStateArtifacts(open_store(settings.state_address, SystemClock()))
+    own = OwnStateArtifacts(open_store(settings.state_address, SystemClock()), keep_days=settings.artifacts.keep_days)
     folder = settings.artifacts.folder
     return (own if folder is None else FolderArtifacts(folder)), own.close
 

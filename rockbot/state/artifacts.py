@@ -1,4 +1,4 @@
-"""Artifacts in a state store: one value for each, without a time to live, under its tenant and digest."""
+"""Artifacts in a state store: one value for each under its tenant and digest, kept for ever unless it is told otherwise."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from typing import final
 
 from rockbot.state.keys import key
-from rockbot.state.ports import StateError, StateStore, VersionConflict
+from rockbot.state.ports import StateError, StateStore
 from rockbot_messaging.artifacts import ArtifactMissing, ArtifactsUnavailable, Reference
 from rockbot_messaging.identity import DEFAULT_TENANT
 
@@ -17,18 +17,21 @@ _SPACE = "artifact"
 
 @final
 class StateArtifacts:
-    """An `ArtifactStore` in `store`, which whoever made it opens and closes."""
+    """An `ArtifactStore` in `store`, which whoever made it opens and closes.
 
-    def __init__(self, store: StateStore) -> None:
+    `keep_days` is how long after it was last stored an artifact is kept; 0 keeps it for ever.
+    """
+
+    def __init__(self, store: StateStore, *, keep_days: float = 0) -> None:
         self._store = store
+        self._ttl = keep_days * 86_400 if keep_days else None
 
     async def put(self, body: bytes, *, tenant: str = DEFAULT_TENANT) -> str:
         """See `ArtifactStore.put`."""
         reference = await Reference.made(body)
         try:
-            await self._store.put(key(tenant, _SPACE, reference.digest), body, expect=0)
-        except VersionConflict:
-            pass  # it lies there already
+            # Also when it lies there already: its time begins anew, as the last who stored it wants it.
+            await self._store.put(key(tenant, _SPACE, reference.digest), body, ttl=self._ttl)
         except StateError as exc:
             raise ArtifactsUnavailable(f"an artifact of {len(body)} bytes cannot be stored: {exc}") from exc
         return str(reference)
@@ -53,9 +56,9 @@ class StateArtifacts:
 class OwnStateArtifacts:
     """As `StateArtifacts`, for a process that has no open store: opens its own when first needed. `close` closes it."""
 
-    def __init__(self, store: StateStore) -> None:
+    def __init__(self, store: StateStore, *, keep_days: float = 0) -> None:
         self._store = store
-        self._inner = StateArtifacts(store)
+        self._inner = StateArtifacts(store, keep_days=keep_days)
         self._opening = asyncio.Lock()
         self._is_open = False
 

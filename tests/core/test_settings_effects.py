@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,25 +11,28 @@ from types import UnionType
 from typing import Any, Final, Union, get_args, get_origin
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from rockbot.buses import make_bus
+from rockbot.container import compose
 from rockbot.errors import ConfigError
 from rockbot.processes import compose_host
 from rockbot.settings import Settings, load
+from rockbot.state.memory import MemoryStateStore
+from rockbot_messaging.artifacts import ArtifactMissing
 from rockbot_messaging.clock import RandomIds, SystemClock
 from rockbot_messaging.errors import LettersBusy
 from rockbot_messaging.letters import Fate, Keep, Letter
 from rockbot_messaging.measures import Names
 from rockbot_messaging.retries import Exponential, Fixed, RetryPolicy, Steps
 from rockbot_messaging.subscriptions import WorkSubscription
-from rockbot_messaging.testing import Recorder
+from rockbot_messaging.testing import FakeClock, Recorder
 from rockbot_messaging.testing.harness import buried, message
 from rockbot_messaging.verdicts import DeadLetter
 
 _TESTS: Final = Path(__file__).parents[1]
 _SECTIONS: Final = (
-    "agent_files", "artifacts", "broker", "cassette", "letters", "signing", "streaming", "subscriptions", "trust",
+    "agent_files", "artifacts", "broker", "cassette", "letters", "signing", "streaming", "subscriptions", "tools", "trust",
 )  # fmt: skip
 
 _EACH: Final = "core/test_receiving.py::test_each_key_changes_what_it_names_and_nothing_else"
@@ -39,6 +43,8 @@ _LIMITS: Final = "rabbitmq/test_broker_checks.py::test_limits_are_settings"
 _BODIES: Final = "core/test_bus_layers.py::test_artifacts_threshold_bytes_and_folder_say_what_lies_aside_and_where"
 _SIGNS: Final = "core/test_bus_layers.py::test_signing_keys_key_and_require_say_who_signs_and_what_must_be"
 _TRUSTS: Final = "core/test_bus_layers.py::test_whoever_handles_messages_where_trust_is_enforced_must_be_trusted_itself"
+_RUN: Final = "handlers/test_tools_plugin.py"
+_BOUNDS: Final = "handlers/test_tools_handler.py::test_output_limit_and_max_threads_are_settings"
 _KEPT: Final = "letters/test_index.py::test_letters_are_kept_for_ever_unless_the_settings_say_otherwise"
 
 _SNAPSHOTS: Final = "handlers/test_streaming.py::test_the_text_so_far_is_stored_for_those_who_come_late"
@@ -48,6 +54,7 @@ _TESTED: Final = {
     "agent_files.folder": "agents/test_agent_files.py::test_a_file_in_the_folder_is_an_agent_of_its_name",
     "agent_files.poll_seconds": "agents/test_reload.py::test_poll_seconds_looks_for_changes_of_any_file_of_an_agent",
     "artifacts.folder": _BODIES,
+    "artifacts.keep_days": "core/test_settings_effects.py::test_old_artifacts_end_in_a_state_store_and_are_swept_from_a_folder",
     "artifacts.threshold_bytes": _BODIES,
     "broker.cafile": _TLS,
     "broker.certfile": _TLS,
@@ -72,6 +79,11 @@ _TESTED: Final = {
     "streaming.keep_seconds": f"{_SNAPSHOTS}_and_goes_after_its_time",
     "streaming.snapshot_bytes": f"{_SNAPSHOTS}_and_goes_after_its_time",
     "streaming.snapshot_seconds": "handlers/test_streaming.py::test_a_snapshot_is_due_by_time_too",
+    "tools.files": f"{_RUN}::test_files_offer_their_toolsets_and_each_has_a_queue",
+    "tools.max_threads": _BOUNDS,
+    "tools.output_limit": _BOUNDS,
+    "tools.run": f"{_RUN}::test_run_says_which_toolsets_run_here_and_the_others_are_only_addressed",
+    "tools.toolsets": f"{_RUN}::test_toolsets_says_which_installed_ones_are_offered",
     "trust.enforce": _TRUSTS,
     "trust.users": _TRUSTS,
     **{
@@ -171,6 +183,41 @@ async def test_letters_are_scanned_as_often_as_the_settings_say() -> None:
         await host.close()
         await bus.close()
         await store.close()
+
+
+async def test_old_artifacts_end_in_a_state_store_and_are_swept_from_a_folder(
+    tmp_path: Path,
+) -> None:
+    given = {"state_url": "memory://", "artifacts": {"keep_days": 2}, "letters": {"keep_days": 1}}
+    clock = FakeClock()
+    store = MemoryStateStore(clock)
+    await store.open()
+    bus = make_bus(Settings.model_validate(given), clock=clock, ids=RandomIds())
+    artifacts = compose(Settings.model_validate(given), bus=bus, store=store).artifacts()
+    reference = await artifacts.put(b"a long result")
+    clock.advance(2 * 86_400 + 1)
+    with pytest.raises(ArtifactMissing):
+        await artifacts.get(reference)
+
+    folder = tmp_path / "artifacts"
+    container = compose_host(Settings.model_validate({**given, "artifacts": {"keep_days": 2, "folder": str(folder)}}))
+    await container.artifacts().put(b"a long result")
+    (path,) = [path for path in folder.rglob("*") if path.is_file()]
+    os.utime(path, (1000, 1000))
+    host = container.host()
+    await host.start()
+    try:
+        async with asyncio.timeout(10):
+            while path.exists():
+                await asyncio.sleep(0)
+    finally:
+        await host.close()
+
+
+def test_artifacts_must_not_end_before_the_dead_letters_that_point_at_them() -> None:
+    for letters in ({}, {"keep_days": 3}, {"keep_days": 1, "keep_days_by_queue": {"work": 0}}):
+        with pytest.raises(ValidationError, match="bodies of dead letters that are kept for longer"):
+            Settings.model_validate({"artifacts": {"keep_days": 2}, "letters": letters})
 
 
 async def test_a_second_look_at_letters_waits_as_long_as_it_is_set() -> None:

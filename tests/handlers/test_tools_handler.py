@@ -570,3 +570,25 @@ async def test_a_broker_that_is_away_does_not_hold_a_tool_up(desk: Toolset, call
 
     worker = dataclasses.replace(services, signal=signal)
     assert said(await call("dig", agent="assistant", worker=worker)) == "dug"
+
+
+async def test_output_limit_and_max_threads_are_settings(
+    desk: Toolset, call: Any, make_services: Callable[..., Services], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rockbot.tools.slots.PATIENCE", 0.01)
+    begun, go_on = threading.Event(), threading.Event()
+
+    @desk.tool
+    def wait() -> str:
+        """Wait."""
+        begun.set()
+        go_on.wait(10)
+        return "x" * 1000
+
+    worker = make_services(tools={"output_limit": 300, "max_threads": 1})
+    first = asyncio.create_task(call("wait", worker=worker))
+    assert await asyncio.to_thread(begun.wait, 10)
+    with pytest.raises(TemporaryFailure, match="as many calls of wait run as may"):
+        await call("wait", worker=worker, message_id="second")
+    go_on.set()
+    assert len(said(await first)) <= 300

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,8 +15,14 @@ from rockbot.state.sqlite import SqliteStateStore
 from rockbot_messaging.artifacts import ArtifactMissing, ArtifactStore, ArtifactsUnavailable, MemoryArtifacts, Reference
 from rockbot_messaging.artifacts_folder import FolderArtifacts
 from rockbot_messaging.clock import SystemClock
+from rockbot_messaging.testing import FakeClock
 
 _NOTHING = str(Reference.of(b"nobody stored this"))
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture(params=["memory", "folder", "state in memory", "state in a file"])
@@ -137,3 +144,35 @@ async def test_a_store_of_ones_own_that_cannot_be_opened_is_away(tmp_path: Path)
     artifacts = OwnStateArtifacts(SqliteStateStore(occupied / "s.db", SystemClock()))
     with pytest.raises(ArtifactsUnavailable):
         await artifacts.get(_NOTHING)
+
+
+async def test_artifacts_of_a_state_store_end_keep_days_after_they_were_last_stored(clock: FakeClock) -> None:
+    store = MemoryStateStore(clock)
+    await store.open()
+    short, long = StateArtifacts(store, keep_days=2), StateArtifacts(store)
+    reference = await short.put(b"a long result")
+    clock.advance(86_400)
+    await short.put(b"a long result")
+    clock.advance(1.5 * 86_400)
+    assert await short.get(reference) == b"a long result"
+    clock.advance(86_400)
+    with pytest.raises(ArtifactMissing):
+        await short.get(reference)
+    await short.put(b"a long result")
+    await long.put(b"a long result")
+    clock.advance(30 * 86_400)
+    assert await short.get(reference) == b"a long result"
+
+
+async def test_a_folder_is_swept_of_what_was_last_stored_too_long_ago(tmp_path: Path) -> None:
+    artifacts = FolderArtifacts(tmp_path)
+    old, renewed, new = [await artifacts.put(text, tenant="acme") for text in (b"old", b"renewed", b"new")]
+    for path in _files(tmp_path):
+        if path.read_bytes() != b"new":
+            os.utime(path, (1000, 1000))
+    await artifacts.put(b"renewed", tenant="acme")
+    assert await artifacts.sweep(before_ms=2_000_000) == 1
+    assert await artifacts.sweep(before_ms=2_000_000) == 0
+    assert [await artifacts.get(item, tenant="acme") for item in (renewed, new)] == [b"renewed", b"new"]
+    with pytest.raises(ArtifactMissing):
+        await artifacts.get(old, tenant="acme")
