@@ -11,6 +11,8 @@ import pytest
 
 from rockbot.errors import ConfigError
 from rockbot.plugins import Contribution, Services
+from rockbot.processes import compose_host
+from rockbot.settings import Settings
 from rockbot.tools import Toolset
 from rockbot_handlers.tools.plugin import plugin
 
@@ -114,3 +116,15 @@ def test_what_nothing_offers_is_named(contribution: Any, tmp_path: Path) -> None
         contribution(toolsets=["crm"])
     with pytest.raises(ConfigError, match="does not exist"):
         contribution(files=[tmp_path / "absent.py"])
+
+
+def test_a_process_that_only_works_tools_need_not_know_all_tools_of_the_agents(tmp_path: Path) -> None:
+    given = {
+        "state_url": "memory://",
+        "tools": {"files": [written(tmp_path / "tools.py", "crm")]},
+        "agents": {"assistant": {"tools": ["crm_it", "run_python"]}},
+    }
+    worker = compose_host(Settings.model_validate({**given, "handlers": ["deadline", "tools"]}))
+    assert names(worker.contributions().subscriptions) == ["tool.artifacts", "tool.crm"]
+    with pytest.raises(ConfigError, match="run_python, which no handler offers"):
+        compose_host(Settings.model_validate({**given, "handlers": ["deadline", "agent", "tools"]})).contributions()
