@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, final
+from typing import Final, Literal, final
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -44,7 +44,8 @@ class AgentSettings(_Section):
     `policy` says which calls of its tools are allowed, denied, or need a person's approval.
 
     `context_window` is how many tokens the model takes, `compact_at` the share of them from which on the older part of a
-    conversation is summarised; up to `keep_recent` messages stay as they are.
+    conversation is summarised; up to `keep_recent` messages stay as they are. That is decided by an estimate; with
+    `count_tokens` ``provider`` the provider counts before each call as well, which costs a request.
 
     `instructions` None is a default text unless there are `prompt_files`, which follow the instructions; `identity_files` go
     before them. `skills` is a folder of folders with a ``SKILL.md``. All of them are paths below the folder of the file that
@@ -66,6 +67,7 @@ class AgentSettings(_Section):
     max_output_tokens: int = Field(default=4096, ge=1)
     timeout_seconds: float = Field(default=3600, gt=0, le=30 * 86_400)
     max_waiting: int = Field(default=100, ge=0, le=10_000)
+    count_tokens: Literal["estimate", "provider"] = "estimate"
     context_window: int = Field(default=128_000, ge=1000)
     compact_at: float = Field(default=0.8, gt=0, le=1)
     keep_recent: int = Field(default=8, ge=0, le=32)

@@ -69,6 +69,7 @@ class Agent:
             max_output_tokens=its.max_output_tokens,
             max_waiting=its.max_waiting,
             context_window=its.context_window,
+            count_tokens=its.count_tokens == "provider",
             compact_at=its.compact_at,
             keep_recent=its.keep_recent,
             policy=its.policy,

@@ -71,7 +71,9 @@ class LlmRequest(Event):
 
     The transcript is what `earlier` points at (the segments lie in the state store, under the envelope's tenant and
     conversation), then `messages`. A request that is whole by itself has no `earlier`.
-    `output_schema` is the JSON schema of what the reply's text shall be; a reply that calls tools is none yet.
+    With `input_limit` the worker has the provider count the input first, and answers that it does not fit the context
+    window when it has more tokens, without a call. `output_schema` is the JSON schema of what the reply's text shall be;
+    a reply that calls tools is none yet.
 
     `agent` and `user` are whose limits count, `role` is what the model is to be here (``main``: the turn's own replies,
     ``memory``: a summary of the transcript). When the call fails in one of the ways of `fall_on`, the same message goes on to
@@ -87,6 +89,7 @@ class LlmRequest(Event):
     earlier: SegmentRef | None = None
     tools: tuple[ToolSpec, ...] = ()
     max_output_tokens: int = 4096
+    input_limit: int | None = None
     agent: str = ""
     user: str = ""
     role: str = "main"

@@ -46,10 +46,11 @@ class Skill(_Frozen):
 class AgentSnapshot(_Frozen):
     """An agent, immutable. `instructions` is the system prompt but for what is noted per task.
 
-    `skills` are what the tool `read_skill` reads from. `routes` say by role which model a call goes to; a role that has none
-    takes those of ``main``, and `model` counts where there are none either (agents of older releases).
-    `context_window` is how many tokens its model takes, `compact_at` the share of it from which on the transcript is
-    summarised; the last `keep_recent` messages stay as they are.
+    `skills` are what the tool `read_skill` reads from. `routes` say by role which model a call goes to; a role that has
+    none takes those of ``main``, and `model` counts where there are none either (agents of older releases).
+    `context_window` is how many tokens its model takes (`count_tokens`: by the provider's count before each call),
+    `compact_at` the share of it from which on the transcript is summarised; the last `keep_recent` messages stay as they
+    are.
     """
 
     name: str
@@ -61,6 +62,7 @@ class AgentSnapshot(_Frozen):
     max_waiting: int = 100
     policy: Policy = Policy()
     context_window: int = 128_000
+    count_tokens: bool = False
     compact_at: float = 0.8
     keep_recent: int = 8
     skills: tuple[Skill, ...] = ()

@@ -18,6 +18,7 @@ from rockbot.handler import CallNext
 from rockbot.llm import LlmClient, LlmPermanent, LlmThrottled, LlmTransient, LlmUnknownOutcome
 from rockbot.machines.transcript import TranscriptDamaged, Transcripts
 from rockbot.state.ports import StateUnavailable
+from rockbot_handlers.llm.counting import refused_for_length
 from rockbot_handlers.llm.streaming import Streaming, WholeCall
 from rockbot_handlers.llm.structured import StructuredCalls
 from rockbot_messaging.calls import CLAIM_SECONDS, CallBusy, CallRefused, LedgeredCalls
@@ -78,6 +79,8 @@ class LlmHandler:
             request = await self._transcripts.whole(
                 event, tenant=envelope.tenant, conversation_id=envelope.conversation_id
             )
+            if refused := await refused_for_length(client, request):
+                return refused.to_body()
             # Nobody watches what a model says to itself.
             way = self._streaming.of(context) if request.role == "main" else WholeCall(context)
             response = await self._structured.make(partial(way.make, client), request, of=envelope)
