@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ def files(values: dict[str, Any] | None = None, *, name: str = "demo") -> dict[s
     return rendered
 
 
+@cache
 def parsed(text: str) -> list[dict[str, Any]]:
-    """The objects of a rendered template. A key that stands twice in one place is an error."""
+    """The objects of a rendered template, not to be altered. A key that stands twice in one place is an error."""
     return [item for item in yaml.load_all(text, Loader=_Strict) if item]
 
 

@@ -129,25 +129,26 @@ async def _health(port: int, path: str) -> int:
 
 
 async def test_a_broker_that_was_killed_finds_everybody_back(tmp_path: Path) -> None:
-    node, port = RabbitNode(), free_port()
+    node, ports = RabbitNode(), (free_port(), free_port())
     try:
         await asyncio.to_thread(node.start)
-        env = _environment(node.url, tmp_path, ROCKBOT_HOST__HEALTH_PORT=str(port))
+        env = _environment(node.url, tmp_path)
         async with AsyncExitStack() as stack:
-            for name, until in (HOST, SCRIPTS):
-                await stack.enter_async_context(running(name, until=until, env=env, cwd=tmp_path))
-            assert (await _health(port, "/livez"), await _health(port, "/readyz")) == (200, 200)
+            for (name, until), port in zip((HOST, SCRIPTS), ports, strict=True):
+                own = {**env, "ROCKBOT_HOST__HEALTH_PORT": str(port)}
+                await stack.enter_async_context(running(name, until=until, env=own, cwd=tmp_path))
+                assert [await _health(port, path) for path in ("/livez", "/readyz", "/startupz")] == [200, 200, 200]
             await asyncio.to_thread(node.remember_queues)
             await asyncio.to_thread(node.kill)
             async with asyncio.timeout(20):
-                while await _health(port, "/readyz") == 200:
+                while 200 in [await _health(port, "/readyz") for port in ports]:
                     pass
-            assert await _health(port, "/livez") == 200
+            assert [await _health(port, "/livez") for port in ports] == [200, 200]
             code, _, err = await rockbot(["ask", "assistant", "hello"], env=env, cwd=tmp_path)
             assert code == 4 and "cannot be used" in err
             await asyncio.to_thread(node.start)
             async with asyncio.timeout(20):
-                while await _health(port, "/readyz") != 200:
+                while {await _health(port, "/readyz") for port in ports} != {200}:
                     pass
             code, out, err = await rockbot(["ask", "assistant", "What is 6 times 7?"], env=env, cwd=tmp_path)
             assert code == 0, err
