@@ -11,12 +11,12 @@ from typing import Protocol
 
 from rockbot.events.tasks import AgentResponse, AgentStatus
 from rockbot.letters.desk import LetterDesk
-from rockbot.operators.models import Diagnosis, Pipeline, PublishedMessage
+from rockbot.operators.models import Diagnosis, Pipeline, PublishedMessage, ReplyPiece
 from rockbot_messaging.envelope import HeaderValue
 
 __all__ = ["AskEvent", "Operator"]
 
-AskEvent = AgentStatus | AgentResponse
+AskEvent = AgentStatus | AgentResponse | ReplyPiece
 
 
 class Operator(Protocol):
@@ -50,12 +50,19 @@ class Operator(Protocol):
         ...
 
     def ask(
-        self, agent: str, text: str, *, conversation_id: str | None = None, timeout: float | None = None
+        self,
+        agent: str,
+        text: str,
+        *,
+        conversation_id: str | None = None,
+        timeout: float | None = None,
+        stream: bool = False,
     ) -> AsyncIterator[AskEvent]:
         """Give an agent a task and follow it: its statuses as they happen, its response last.
 
         `timeout` (seconds, None: no limit) bounds the waiting, not the task: a task goes on when nobody waits for it.
-        Statuses may be lost, the response is not. Close the iterator when you stop early.
+        Statuses may be lost, the response is not. `stream` adds what its model says while it says it; pieces may be lost, too.
+        Close the iterator when you stop early.
 
         Raises:
             TimedOut: no response in time; the text says what to look at.

@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, final
 
 import typer
 
 from rockbot.cli.invocation import Invocation, command
 
 if TYPE_CHECKING:
+    from rockbot.cli.render import Screen
     from rockbot.events.tasks import AgentResponse
+    from rockbot.operators.models import ReplyPiece
 
 __all__ = ["read_body", "register"]
 
@@ -85,30 +87,74 @@ async def ask(
     timeout: Annotated[
         float, typer.Option("--timeout", min=0.001, help="Seconds to wait; the task itself goes on.")
     ] = _ASK_TIMEOUT,
+    stream: Annotated[bool, typer.Option("--stream", help="Print what the model says while it says it.")] = False,
 ) -> int:
     """Give an agent a task, show its steps as they happen, print its answer."""
     from rockbot.cli.views import step_line
     from rockbot.events.tasks import AgentResponse
+    from rockbot.operators.models import ReplyPiece
 
     if text == "-":
         text = sys.stdin.read()
     async with call.operator() as operator:
-        stream: Any = operator.ask(agent, text, conversation_id=conversation, timeout=timeout)
-        async with aclosing(stream):
-            async for event in stream:
+        events: Any = operator.ask(agent, text, conversation_id=conversation, timeout=timeout, stream=stream)
+        spoken = Spoken(call.screen)
+        async with aclosing(events):
+            async for event in events:
+                if isinstance(event, ReplyPiece):
+                    spoken.hear(event)
+                    continue
+                spoken.pause()
                 if isinstance(event, AgentResponse):
-                    return show_answer(call, event)
+                    return show_answer(call, event, shown=spoken.text)
                 if event.kind != "ended" or call.screen.json:
                     call.screen.signal(event, *step_line(event))
     raise AssertionError("a stream of a task ends with its answer or an error")
 
 
-def show_answer(call: Invocation, response: AgentResponse) -> int:
-    """Print an answer: the text to standard output, why there is none to standard error. Returns the exit code."""
+@final
+class Spoken:
+    """What a model says, on the screen while it says it."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self._call = ""
+        self._open = False
+        #: The last reply, as far as it is shown.
+        self.text = ""
+
+    def hear(self, piece: ReplyPiece) -> None:
+        """Show what is new."""
+        if self._screen.json:
+            self._screen.signal(piece, "")
+            return
+        if piece.reset:
+            self.pause()
+            self._screen.say("the model begins its reply anew", "warn")
+        if piece.reset or piece.call_id != self._call:
+            self._call, self.text = piece.call_id, ""
+        self.text += piece.text
+        self._screen.piece(piece.text)
+        self._open = self._open or bool(piece.text)
+        if piece.done:
+            self.pause()
+
+    def pause(self) -> None:
+        """End the line, if one was begun."""
+        if self._open:
+            self._screen.piece("\n")
+            self._open = False
+
+
+def show_answer(call: Invocation, response: AgentResponse, *, shown: str = "") -> int:
+    """Print an answer: the text to standard output, why there is none to standard error. Returns the exit code.
+
+    `shown` is what stands there already; an answer that is the same is not printed twice.
+    """
     screen = call.screen
     if screen.json:
         screen.show(response, ())
-    elif response.output:
+    elif response.output and response.output != shown:
         screen.text(response.output)
     if response.status == "completed":
         if response.stop_reason != "end_turn" and not screen.json:

@@ -109,6 +109,11 @@ class Screen:
         """Print text as it is; on a terminal with its control characters escaped."""
         self._write(sys.stdout, printable(text) if sys.stdout.isatty() else text)
 
+    def piece(self, text: str) -> None:
+        """Print text that goes on; on a terminal with its control characters escaped."""
+        sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+        sys.stdout.flush()
+
     # -- talk ---------------------------------------------------------------------------------------------------------
 
     def say(self, text: str, tone: Tone = "") -> None:

@@ -11,10 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rockbot.events.tasks import AgentResponse, AgentStatus
 from rockbot.operators.faults import InvalidRequest, Problem
-from rockbot.operators.models import BodyEncoding, body_bytes
+from rockbot.operators.models import BodyEncoding, ReplyPiece, body_bytes
 from rockbot_messaging.envelope import HeaderValue
 
 __all__ = [
+    "MEDIA_TYPE_EVENTS",
     "MEDIA_TYPE_LINES",
     "VERSION",
     "AskLine",
@@ -29,6 +30,8 @@ __all__ = [
 VERSION: Final = "v1"
 #: A stream of JSON values, one a line.
 MEDIA_TYPE_LINES: Final = "application/x-ndjson"
+#: The same as server-sent events, for those who ask for them.
+MEDIA_TYPE_EVENTS: Final = "text/event-stream"
 #: What a request holds besides a body: topic, headers, ids, or a few letters to import.
 _ROOM: Final = 4 << 20
 
@@ -63,11 +66,12 @@ class PublishRequest(_Given):
 
 
 class AskRequest(_Given):
-    """Give an agent a task. `timeout` (seconds) bounds the waiting, not the task."""
+    """Give an agent a task. `timeout` (seconds) bounds the waiting, not the task; `stream` adds what its model says meanwhile."""
 
     text: str = Field(min_length=1)
     conversation_id: str | None = Field(default=None, min_length=1, max_length=200)
     timeout: float | None = Field(default=None, gt=0, le=30 * 86400)
+    stream: bool = False
 
 
 class Health(BaseModel):
@@ -90,6 +94,13 @@ class StatusLine(BaseModel):
     status: AgentStatus
 
 
+class PieceLine(BaseModel):
+    """What the model said meanwhile."""
+
+    kind: Literal["piece"] = "piece"
+    piece: ReplyPiece
+
+
 class ResponseLine(BaseModel):
     """The answer; the last line."""
 
@@ -104,4 +115,4 @@ class ErrorLine(BaseModel):
     error: Problem
 
 
-AskLine = Annotated[StatusLine | ResponseLine | ErrorLine, Field(discriminator="kind")]
+AskLine = Annotated[StatusLine | PieceLine | ResponseLine | ErrorLine, Field(discriminator="kind")]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Header, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
@@ -16,12 +16,14 @@ from rockbot import __version__
 from rockbot.events.tasks import AgentResponse
 from rockbot.gateway.actions import Actions
 from rockbot.gateway.api import (
+    MEDIA_TYPE_EVENTS,
     MEDIA_TYPE_LINES,
     VERSION,
     AskRequest,
     ErrorBody,
     ErrorLine,
     Health,
+    PieceLine,
     PublishRequest,
     ResponseLine,
     StatusLine,
@@ -29,9 +31,9 @@ from rockbot.gateway.api import (
 )
 from rockbot.gateway.letters_routes import letter_routes
 from rockbot.gateway.limits import BodyLimit
-from rockbot.operator import Operator
+from rockbot.operator import AskEvent, Operator
 from rockbot.operators.faults import FAULTS, Problem, fault_of, problem_of
-from rockbot.operators.models import Diagnosis, Pipeline, PublishedMessage
+from rockbot.operators.models import Diagnosis, Pipeline, PublishedMessage, ReplyPiece
 
 __all__ = ["create_app"]
 
@@ -85,9 +87,13 @@ def _routes(operator: Operator) -> APIRouter:
         )
 
     @routes.post("/agents/{agent}/ask", response_class=StreamingResponse)
-    async def ask(agent: str, request: AskRequest) -> StreamingResponse:
-        """Give an agent a task: a stream of JSON lines, the answer or an error last."""
-        return StreamingResponse(_lines(operator, agent, request), media_type=MEDIA_TYPE_LINES)
+    async def ask(agent: str, request: AskRequest, accept: Annotated[str, Header()] = "") -> StreamingResponse:
+        """Give an agent a task: a stream of JSON lines (or server-sent events, if accepted), the answer or an error last."""
+        lines = _lines(operator, agent, request)
+        if MEDIA_TYPE_EVENTS not in accept:
+            return StreamingResponse((line + b"\n" async for _, line in lines), media_type=MEDIA_TYPE_LINES)
+        events = (b"event: %s\ndata: %s\n\n" % (kind.encode(), line) async for kind, line in lines)
+        return StreamingResponse(events, media_type=MEDIA_TYPE_EVENTS)
 
     @routes.get("/pipeline")
     async def pipeline() -> Pipeline:
@@ -102,17 +108,33 @@ def _routes(operator: Operator) -> APIRouter:
     return routes
 
 
-async def _lines(operator: Operator, agent: str, request: AskRequest) -> AsyncIterator[bytes]:
-    """The events of one task; when the client goes away the server cancels this, and that ends the reply queue."""
-    stream: Any = operator.ask(agent, request.text, conversation_id=request.conversation_id, timeout=request.timeout)
+async def _lines(operator: Operator, agent: str, request: AskRequest) -> AsyncIterator[tuple[str, bytes]]:
+    """The events of one task by kind; when the client goes away the server cancels this, and that ends the reply queue."""
+    stream: Any = operator.ask(
+        agent,
+        request.text,
+        conversation_id=request.conversation_id,
+        timeout=request.timeout,
+        stream=request.stream,
+    )
     try:
         async with aclosing(stream):
             async for event in stream:
-                line = ResponseLine(response=event) if isinstance(event, AgentResponse) else StatusLine(status=event)
-                yield line.model_dump_json(exclude_none=True).encode() + b"\n"
+                line = _line(event)
+                yield line.kind, line.model_dump_json(exclude_none=True).encode()
     except Exception as exc:
         _log_unforeseen(exc)
-        yield ErrorLine(error=problem_of(exc)).model_dump_json().encode() + b"\n"
+        yield "error", ErrorLine(error=problem_of(exc)).model_dump_json().encode()
+
+
+def _line(event: AskEvent) -> StatusLine | PieceLine | ResponseLine:
+    match event:
+        case AgentResponse():
+            return ResponseLine(response=event)
+        case ReplyPiece():
+            return PieceLine(piece=event)
+        case _:
+            return StatusLine(status=event)
 
 
 def _answer(status: int, problem: Problem) -> JSONResponse:

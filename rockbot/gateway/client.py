@@ -10,7 +10,7 @@ from typing import Any, Final, final
 
 from pydantic import TypeAdapter, ValidationError
 
-from rockbot.gateway.api import AskLine, AskRequest, PublishRequest, ResponseLine
+from rockbot.gateway.api import AskLine, AskRequest, PieceLine, PublishRequest, ResponseLine
 from rockbot.gateway.calls import Calls, segment
 from rockbot.gateway.desk import SocketDesk
 from rockbot.letters.desk import LetterDesk
@@ -61,21 +61,27 @@ class SocketOperator:
         return PublishedMessage.model_validate_json(await self._calls.post("/messages", request))
 
     async def ask(
-        self, agent: str, text: str, *, conversation_id: str | None = None, timeout: float | None = None
+        self,
+        agent: str,
+        text: str,
+        *,
+        conversation_id: str | None = None,
+        timeout: float | None = None,
+        stream: bool = False,
     ) -> AsyncIterator[AskEvent]:
         try:
-            request = AskRequest(text=text, conversation_id=conversation_id, timeout=timeout)
+            request = AskRequest(text=text, conversation_id=conversation_id, timeout=timeout, stream=stream)
         except ValidationError as exc:
             error = exc.errors(include_url=False)[0]
             raise InvalidRequest(f"this is no task: {error['loc'][-1]}: {error['msg']}") from None
         read = None if timeout is None else timeout + _MARGIN
-        stream: Any = self._calls.lines(f"/agents/{segment(agent)}/ask", _LINES, request=request, read=read)
-        async with aclosing(stream):
-            async for line in stream:
+        lines: Any = self._calls.lines(f"/agents/{segment(agent)}/ask", _LINES, request=request, read=read)
+        async with aclosing(lines):
+            async for line in lines:
                 if isinstance(line, ResponseLine):
                     yield line.response
                     return
-                yield line.status
+                yield line.piece if isinstance(line, PieceLine) else line.status
 
     async def pipeline(self) -> Pipeline:
         return Pipeline.model_validate_json(await self._calls.get("/pipeline"))

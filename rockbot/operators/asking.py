@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Final, final
 
 from pydantic import ValidationError
 
 from rockbot import topics
+from rockbot.events.models import LlmDelta
 from rockbot.events.tasks import AgentResponse, AgentStatus, AgentTask
 from rockbot.operators.faults import InvalidRequest, TimedOut
+from rockbot.operators.models import ReplyPiece
+from rockbot.reply_text import ReplyText
 from rockbot_messaging.clock import Clock, IdSource
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.errors import Unroutable
@@ -40,7 +43,8 @@ async def ask(
     text: str,
     conversation_id: str | None,
     timeout: float | None,
-) -> AsyncIterator[AgentStatus | AgentResponse]:
+    stream: bool = False,
+) -> AsyncIterator[AgentStatus | AgentResponse | ReplyPiece]:
     """As `rockbot.operator.Operator.ask`."""
     topic = topics.task(agent)
     try:
@@ -54,7 +58,12 @@ async def ask(
         inbox.put_nowait(envelope)
         return _ACK
 
-    watch = WatchSubscription(name=f"ask-{task_id}", patterns=(topics.status(agent),))
+    patterns = [topics.status(agent)]
+    if stream:
+        # A task that names no conversation begins one of its own id.
+        patterns.append(topics.llm_delta(conversation_id or task_id))
+    watch = WatchSubscription(name=f"ask-{task_id}", patterns=tuple(patterns))
+    said = _Said(task_id)
     consumption = await bus.subscriber.subscribe(watch, receive)
     try:
         envelope = MessageEnvelope(
@@ -85,6 +94,10 @@ async def ask(
                     message = await inbox.get()
             except TimeoutError:
                 raise TimedOut(_what_to_look_at(agent, task_id, timeout or 0, last)) from None
+            if message.type == LlmDelta.type_name:
+                if (piece := said.piece(message)) is not None:
+                    yield piece
+                continue
             event = _event_of(message, task_id)
             if event is None:
                 continue
@@ -94,6 +107,31 @@ async def ask(
             last = event
     finally:
         await consumption.stop(timeout=_STOP_TIMEOUT)
+
+
+@final
+class _Said:
+    """What the models of one task have said."""
+
+    def __init__(self, task_id: str) -> None:
+        self._task_id = task_id
+        self._replies: dict[str, ReplyText] = {}
+
+    def piece(self, message: MessageEnvelope) -> ReplyPiece | None:
+        """What is new by this message, if anything."""
+        try:
+            delta = LlmDelta.model_validate_json(message.body)
+        except ValidationError:
+            return None
+        if delta.task_id != self._task_id:
+            return None
+        reply = self._replies.setdefault(delta.call_id, ReplyText(delta.call_id))
+        attempt, before = reply.attempt, reply.text
+        if not reply.take(delta):
+            return None
+        reset = attempt != reply.attempt and bool(before)
+        new = reply.text if attempt != reply.attempt else reply.text[len(before) :]
+        return ReplyPiece(task_id=self._task_id, call_id=reply.call_id, text=new, reset=reset, done=reply.done)
 
 
 def _event_of(message: MessageEnvelope, task_id: str) -> AgentStatus | AgentResponse | None:

@@ -107,7 +107,13 @@ class BusOperator:
         return PublishedMessage.of(envelope)
 
     def ask(
-        self, agent: str, text: str, *, conversation_id: str | None = None, timeout: float | None = None
+        self,
+        agent: str,
+        text: str,
+        *,
+        conversation_id: str | None = None,
+        timeout: float | None = None,
+        stream: bool = False,
     ) -> AsyncIterator[AskEvent]:
         return ask(
             self._bus,
@@ -118,6 +124,7 @@ class BusOperator:
             text=text,
             conversation_id=conversation_id,
             timeout=timeout,
+            stream=stream,
         )
 
     async def pipeline(self) -> Pipeline:

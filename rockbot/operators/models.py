@@ -25,6 +25,7 @@ __all__ = [
     "LetterSummary",
     "Pipeline",
     "PublishedMessage",
+    "ReplyPiece",
     "SubscriptionInfo",
     "body_bytes",
     "body_text",
@@ -53,6 +54,19 @@ def body_bytes(text: str, encoding: BodyEncoding) -> bytes:
 
 class _Told(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ReplyPiece(_Told):
+    """What a model has said since the last piece of this reply (`call_id`), while it says it.
+
+    `reset` says that what came before of it does not count any more, `done` that the reply is complete.
+    """
+
+    task_id: str
+    call_id: str
+    text: str = ""
+    reset: bool = False
+    done: bool = False
 
 
 class PublishedMessage(_Told):

@@ -27,6 +27,14 @@ async def dead(host: FakeHost, body: bytes = b"not json") -> str:
     return message.message_id
 
 
+async def test_ask_prints_what_the_model_says_while_it_says_it_and_no_answer_twice(cli: Cli) -> None:
+    ran = await cli("ask", "assistant", "speak", "--stream")
+    assert ran.code == 0
+    assert ran.out == "SOMETHING ELSE\nSPEAK\n"
+    assert "the model begins its reply anew" in ran.err
+    assert (await cli("ask", "assistant", "speak")).out == "SPEAK\n"
+
+
 async def test_ask_prints_the_answer_alone_and_tells_the_steps_aside(cli: Cli) -> None:
     ran = await cli("ask", "assistant", "hello")
     assert (ran.code, ran.out) == (0, "HELLO\n")

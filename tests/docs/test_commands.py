@@ -1,4 +1,4 @@
-"""The dead-letter commands in the documentation work as printed."""
+"""Commands for running hosts in the documentation work as printed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rockbot.cli.main import run
 from rockbot.letters.models import LetterFilter
 
 ROOT = Path(__file__).parents[2]
-PAGES = (ROOT / "docs" / "dead-letters.md", ROOT / "docs" / "cli.md", ROOT / "README.md")
+PAGES = (*(ROOT / "docs" / name for name in ("dead-letters.md", "cli.md", "streaming.md")), ROOT / "README.md")
 QUEUE = "agent.assistant"
 #: Commands that are printed as what fails when a letter waits.
 FAILING = {"rockbot doctor --fail-on dead-letters": 6, "rockbot dlq list --fail-if-any": 6}
@@ -34,7 +34,7 @@ def _commands() -> Iterator[str]:
     for page in PAGES:
         for block in re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL):
             for line in block.splitlines():
-                if re.match(r"\$ (\.venv/bin/)?rockbot (dlq|doctor)", line):
+                if re.match(r"\$ (\.venv/bin/)?rockbot (dlq|doctor|ask)", line):
                     yield line.removeprefix("$ ").removeprefix(".venv/bin/")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rockbot.events.models import LlmDelta
 from rockbot.events.registry import EventRegistry
 from rockbot.events.tasks import AgentResponse, AgentStatus, AgentTask, ErrorInfo
 from rockbot.gateway.actions import Actions
@@ -22,6 +23,7 @@ from rockbot.operators.bus import BusOperator
 from rockbot.operators.models import Pipeline
 from rockbot.state.memory import MemoryStateStore
 from rockbot.state.ports import StateStore
+from rockbot.topics import llm_delta
 from rockbot_messaging import (
     Ack,
     DeadLetter,
@@ -44,7 +46,7 @@ AGENT = WorkSubscription(
 class FakeAgent:
     """Answers in capitals; ``silent`` never, ``stall`` with a stalled step, ``fail`` with a failure.
 
-    What follows ``stop:`` is how its model ended.
+    What follows ``stop:`` is how its model ended; one that is to ``speak`` says its answer in pieces, at the second attempt.
     """
 
     def __init__(self, bus: MessageBus) -> None:
@@ -70,6 +72,9 @@ class FakeAgent:
             await self._tell(envelope, "stalled", text="a step failed and waits in tools.dlq: no disk")
             return Ack()
         await self._tell(envelope, "tool_call", text='{"code": "1"}', tool="run_python")
+        if "speak" in text:
+            await self._say(envelope, 1, ["SO", "METHING ELSE"])
+            await self._say(envelope, 2, [text.upper()[:3], text.upper()[3:]])
         failed = "fail" in text
         response = AgentResponse(
             task_id=envelope.message_id,
@@ -110,8 +115,26 @@ class FakeAgent:
             message = message.replace(correlation_id=correlation)
         await self.bus.publisher.publish(message, door=Door.LOSSY)
 
+    async def _say(self, envelope: MessageEnvelope, attempt: int, pieces: list[str]) -> None:
+        conversation_id = envelope.conversation_id or envelope.message_id
+        for sequence, text in enumerate(pieces):
+            delta = LlmDelta(
+                task_id=envelope.message_id,
+                conversation_id=conversation_id,
+                call_id="call-1",
+                attempt=attempt,
+                sequence=sequence,
+                offset=len("".join(pieces[:sequence])),
+                text=text,
+                reset=sequence == 0,
+                done=attempt == 2 and sequence == len(pieces) - 1,
+            )
+            name = f"delta-{attempt}-{sequence}"
+            message = self._envelope(envelope, name, delta, llm_delta(conversation_id))
+            await self.bus.publisher.publish(message, door=Door.LOSSY)
+
     def _envelope(
-        self, cause: MessageEnvelope, name: str, event: AgentStatus | AgentResponse, topic: str
+        self, cause: MessageEnvelope, name: str, event: AgentStatus | AgentResponse | LlmDelta, topic: str
     ) -> MessageEnvelope:
         return cause.caused(
             name,

@@ -14,6 +14,7 @@ from rockbot.letters.models import LetterFilter
 from rockbot.operator import AskEvent, Operator
 from rockbot.operators.bus import BusOperator
 from rockbot.operators.faults import InvalidRequest, OperatorError, TimedOut
+from rockbot.operators.models import ReplyPiece
 from rockbot.state.ports import StateUnavailable
 from rockbot_messaging.clock import RandomIds, SystemClock
 from rockbot_messaging.errors import BodyTooLarge, InvalidTopic, Unroutable
@@ -39,6 +40,23 @@ async def test_a_question_gives_its_steps_and_then_its_answer(operator: Operator
     answer = events[-1]
     assert isinstance(answer, AgentResponse)
     assert (answer.status, answer.output) == ("completed", "HELLO")
+
+
+@pytest.mark.parametrize("conversation_id", [None, "a talk/1"])
+async def test_what_the_model_says_is_told_on_request_and_only_then(
+    operator: Operator, conversation_id: str | None
+) -> None:
+    events = await collect(operator, "speak", timeout=5, stream=True, conversation_id=conversation_id)
+    pieces = [event for event in events if isinstance(event, ReplyPiece)]
+    assert [(piece.text, piece.reset, piece.done) for piece in pieces] == [
+        ("SO", False, False),
+        ("METHING ELSE", False, False),
+        ("SPE", True, False),
+        ("AK", False, True),
+    ]
+    assert isinstance(events[-1], AgentResponse)
+    quiet = await collect(operator, "speak", timeout=5)
+    assert not any(isinstance(event, ReplyPiece) for event in quiet)
 
 
 async def test_steps_of_other_tasks_are_not_shown(operator: Operator) -> None:

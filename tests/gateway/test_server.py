@@ -22,10 +22,12 @@ from rockbot.gateway.server import GatewayServer, serve
 from rockbot.operators.faults import HostUnreachable, SocketTaken
 
 
-async def call(host: FakeHost, method: str, path: str, content: Any = None) -> httpx2.Response:
+async def call(host: FakeHost, method: str, path: str, content: Any = None, **headers: str) -> httpx2.Response:
     transport = httpx2.AsyncHTTPTransport(uds=str(host.socket))
     async with httpx2.AsyncClient(transport=transport, base_url="http://rockbot", timeout=10) as client:
-        return await client.request(method, path, content=content, headers={"content-type": "application/json"})
+        return await client.request(
+            method, path, content=content, headers={"content-type": "application/json", **headers}
+        )
 
 
 async def chunks(size: int) -> AsyncIterator[bytes]:
@@ -181,6 +183,16 @@ async def test_an_answer_is_a_stream_of_lines(host: FakeHost) -> None:
     assert response.headers["content-type"] == "application/x-ndjson"
     assert [line["kind"] for line in lines] == ["status", "status", "response"]
     assert lines[-1]["response"]["output"] == "HI"
+
+
+async def test_an_answer_is_a_stream_of_server_sent_events_for_those_who_accept_them(host: FakeHost) -> None:
+    body = b'{"text": "speak", "timeout": 5, "stream": true}'
+    response = await call(host, "POST", "/v1/agents/assistant/ask", body, accept="text/event-stream")
+    events = [dict(line.split(": ", 1) for line in event.split("\n")) for event in response.text.split("\n\n")[:-1]]
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert [event["event"] for event in events] == ["status", "status", *["piece"] * 4, "response"]
+    assert [json.loads(event["data"])["kind"] for event in events] == [event["event"] for event in events]
+    assert json.loads(events[-2]["data"])["piece"]["text"] == "AK"
 
 
 async def test_the_api_describes_itself(host: FakeHost) -> None:
