@@ -13,6 +13,7 @@ from typing import Any
 
 from rockbot.agents.roster import Roster
 from rockbot.artifacts import artifacts_of, sweeps_of
+from rockbot.canceling import canceling
 from rockbot.chain import Chain
 from rockbot.context import Emission
 from rockbot.contributions import Contributions, Toolbox
@@ -193,7 +194,7 @@ class HostContainer(containers.DeclarativeContainer):
         artifacts=artifacts,
     )
     #: One provider per plug-in, in the order of the setting `handlers`; filled by `compose`.
-    parts = providers.List()
+    parts = providers.List(providers.Singleton(canceling, services))
     contributions = providers.Singleton(Contributions, parts, toolbox, roster, settings)
     registry = providers.Singleton(_registry, contributions)
     chain = providers.Singleton(_chain, contributions, registry)

@@ -80,6 +80,10 @@ class ResultLedger(Protocol):
         """Give a claim back unfinished: the call certainly had no effect (throttled, refused by the other side)."""
         ...
 
+    async def refusal(self, call_id: str, *, tenant: str) -> str | None:
+        """The reason of a tombstone, None when there is none."""
+        ...
+
     async def refuse(self, call_id: str, *, tenant: str, reason: str) -> None:
         """Leave a tombstone, also for what is no call but has calls under it; does nothing to a finished call."""
         ...

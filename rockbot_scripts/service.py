@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, final
 
 from rockbot_messaging.calls import CallBusy, CallRefused, LedgeredCalls
+from rockbot_messaging.canceling import Cancellation, InvalidCancellation, RunningCalls, cancel_watch
 from rockbot_messaging.clock import Clock
 from rockbot_messaging.envelope import SCHEMA_VERSION, MessageEnvelope
 from rockbot_messaging.errors import BodyTooLarge, HeadersTooLarge, MessagingError, Unroutable
@@ -86,6 +87,7 @@ class ScriptService:
         self._namespace = namespace
         self._runner = runner
         self._bus = bus
+        self._ledger = ledger
         # A run has no effect outside of its sandbox, so one that was drained away may be begun elsewhere at once.
         self._calls = LedgeredCalls(
             ledger,
@@ -100,7 +102,7 @@ class ScriptService:
         self._subscriptions = tuple(configure(item) for item in subscriptions(settings))
         self._regulation = regulation or Regulation(clock=clock, publish=bus.publisher.publish, source=source)
         self._consumptions: list[Consumption] = []
-        self._running: dict[tuple[str, str], tuple[str | None, asyncio.Event]] = {}
+        self._running = RunningCalls()
         self._prepared = False
 
     @property
@@ -121,6 +123,7 @@ class ScriptService:
         for subscription in self._subscriptions:
             handler = self._regulation.around(subscription, self.handle)
             self._consumptions.append(await self._bus.subscriber.subscribe(subscription, handler))
+        self._consumptions.append(await self._bus.subscriber.subscribe(cancel_watch(), self.hear))
 
     async def stop(self, *, timeout: float) -> int:
         """Consume no more, let runs in hand end within `timeout` seconds, end the workers.
@@ -145,12 +148,18 @@ class ScriptService:
         """Return facts about the sandbox and the runs in hand."""
         return {**self._runner.describe(), "running": len(self._running)}
 
-    def cancel(self, root_task_id: str) -> int:
+    def cancel(self, root_task_id: str, *, tenant: str = "default") -> int:
         """Stop the running scripts of one root task; each is answered as `cancelled`. Returns how many."""
-        found = [event for root, event in self._running.values() if root == root_task_id]
-        for event in found:
-            event.set()
-        return len(found)
+        return self._running.stop((root_task_id,), tenant=tenant, reason="its task was cancelled")
+
+    async def hear(self, envelope: MessageEnvelope) -> Verdict:
+        """Handle one broadcast: stop what it names and refuse what comes later."""
+        try:
+            cancellation = Cancellation.read(envelope)
+        except InvalidCancellation as wrong:
+            return DeadLetter(reason=str(wrong), error_type=type(wrong).__name__)
+        await cancellation.carry_out(tenant=envelope.tenant, ledger=self._ledger, running=self._running)
+        return Ack()
 
     async def handle(self, envelope: MessageEnvelope) -> Verdict:
         """Handle one delivery; the answer is stored by the broker before the verdict is given."""
@@ -161,17 +170,17 @@ class ScriptService:
         except InvalidRequest as wrong:
             return DeadLetter(reason=str(wrong), error_type=type(wrong).__name__)
 
+        call, tenant = envelope.message_id, envelope.tenant
+        # A run belongs to its root task, and to the tool call that caused it.
+        under = tuple(each for each in (envelope.root_task_id, envelope.causation_id) if each)
+
         async def work(_: int) -> bytes:
             cancel = asyncio.Event()
-            key = (envelope.tenant, envelope.message_id)
-            self._running[key] = (envelope.root_task_id, cancel)
-            try:
+            with self._running.running(call, tenant=tenant, under=under, stop=lambda _: cancel.set()):
                 return (await self._run(envelope, invoke, cancel)).model_dump_json().encode()
-            finally:
-                del self._running[key]
 
         try:
-            body = await self._calls.run(envelope.message_id, tenant=envelope.tenant, work=work)
+            body = await self._calls.run(call, tenant=tenant, work=work, under=under)
         except CallBusy as busy:
             return Retry(after=busy.seconds, reason=str(busy), counted=False)
         except CallRefused as refused:

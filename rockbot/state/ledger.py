@@ -77,11 +77,19 @@ class StateLedger:
         refused = await self._refused(tenant, under)
         return refused or await self._claim(call_key(tenant, call_id), owner, claim_seconds, renewal=True)
 
+    async def refusal(self, call_id: str, *, tenant: str) -> str | None:
+        """The reason of a tombstone, None when there is none.
+
+        Raises:
+            StateUnavailable: the store cannot say.
+        """
+        call = (await self._find(call_key(tenant, call_id))).call
+        return call.reason if call.state == "refused" else None
+
     async def _refused(self, tenant: str, under: Sequence[str]) -> Refused | None:
         for each in under:
-            call = (await self._find(call_key(tenant, each))).call
-            if call.state == "refused":
-                return Refused(call.reason)
+            if (reason := await self.refusal(each, tenant=tenant)) is not None:
+                return Refused(reason)
         return None
 
     async def _claim(self, key: Key, owner: str, claim_seconds: float, *, renewal: bool) -> Start:

@@ -136,6 +136,9 @@ class LedgerContract:
         await ledgers.second.refuse("task", tenant="acme", reason="canceled")
         renewed = await first.renew("call", tenant="acme", owner="a", claim_seconds=60, under=under)
         assert renewed == Refused("canceled")
+        assert await first.refusal("task", tenant="acme") == "canceled"
+        assert await first.refusal("task", tenant="other") is None
+        assert await first.refusal("call", tenant="acme") is None
         begun = await ledgers.second.begin("new", tenant="acme", owner="b", claim_seconds=60, under=under)
         assert begun == Refused("canceled")
         assert await first.begin("new", tenant="other", owner="b", claim_seconds=60, under=under) == Begun(1)
