@@ -29,6 +29,8 @@ __all__ = [
     "segment_key",
     "segment_prefix",
     "task_key",
+    "task_under_key",
+    "tasks_under",
 ]
 
 Key = NewType("Key", str)
@@ -86,6 +88,16 @@ def segment_prefix(tenant: str, conversation_id: str) -> Prefix:
 def task_key(tenant: str, task_id: str) -> Key:
     """The index row that says which conversation a task belongs to, and how it ended."""
     return key(tenant, "task", task_id)
+
+
+def task_under_key(tenant: str, root_task_id: str, task_id: str) -> Key:
+    """The row that says that a task was delegated on behalf of another one."""
+    return key(tenant, "under", root_task_id, task_id)
+
+
+def tasks_under(tenant: str, root_task_id: str) -> Prefix:
+    """What the keys of all tasks delegated on behalf of one begin with."""
+    return prefix(tenant, "under", root_task_id)
 
 
 def call_key(tenant: str, call_id: str) -> Key:
