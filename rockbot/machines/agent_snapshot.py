@@ -14,8 +14,9 @@ from typing import final
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rockbot.catalogue.routes import Choice, ModelRoute, choose
-from rockbot.events.tasks import TaskLane
+from rockbot.events.tasks import TaskLane, TaskMode
 from rockbot.events.tools import ToolSpec
+from rockbot.machines.limits import Limits
 from rockbot.policies.rules import Policy
 
 __all__ = ["AgentRef", "AgentSnapshot", "Skill", "SnapshotNeeded", "StoredSnapshot"]
@@ -51,6 +52,9 @@ class AgentSnapshot(_Frozen):
     `context_window` is how many tokens its model takes (`count_tokens`: by the provider's count before each call),
     `compact_at` the share of it from which on the transcript is summarised; the last `keep_recent` messages stay as they
     are.
+
+    `max_seconds` bounds a turn's wall clock, `max_repeats` is how often a call may fail with the same arguments before it is
+    not made any more (0: any number). `approval_seconds` is how long people may take to decide.
     """
 
     name: str
@@ -68,10 +72,33 @@ class AgentSnapshot(_Frozen):
     skills: tuple[Skill, ...] = ()
     routes: dict[str, tuple[ModelRoute, ...]] = {}
 
+    max_tool_calls: int | None = None
+    max_tokens: int | None = None
+    max_cost: float | None = None
+    max_seconds: float | None = None
+    max_repeats: int = 3
+    when_busy: TaskMode = "queue"
+    approval_seconds: float = 86_400
+
     def choice(self, role: str, *, lane: TaskLane, tokens: int) -> Choice:
         """The model for a call with so many tokens of input."""
         routes = self.routes.get(role) or self.routes.get("main")
         return choose(routes, lane=lane, tokens=tokens) if routes else Choice(model=self.model)
+
+    @property
+    def limits(self) -> Limits:
+        """What one of its turns may use."""
+        return Limits(
+            model_calls=self.max_model_calls,
+            tool_calls=self.max_tool_calls,
+            tokens=self.max_tokens,
+            cost=self.max_cost,
+            seconds=self.max_seconds,
+        )
+
+    def tool(self, name: str) -> ToolSpec | None:
+        """Its tool of that name."""
+        return next((tool for tool in self.tools if tool.name == name), None)
 
     @cached_property
     def digest(self) -> str:

@@ -14,23 +14,28 @@ from typing import Final, final
 from pydantic import ValidationError
 
 from rockbot.errors import NewerRelease, PermanentFailure
+from rockbot.events.approvals import ApprovalDecision
+from rockbot.events.control import CancelTask
 from rockbot.events.models import LlmResponse
 from rockbot.events.registry import explain
 from rockbot.events.tasks import (
     AgentTask,
     StepExpired,
+    StepRefused,
     StepStalled,
     TimerDue,
 )
 from rockbot.events.tools import ToolResult
 from rockbot.machines.agent_snapshot import AgentRef, AgentSnapshot, SnapshotNeeded
 from rockbot.machines.machine import Decision, Input
+from rockbot.machines.turn_answers import STALL_LIMIT, expired, model_replied, refused, stalled, tool_returned
+from rockbot.machines.turn_arrivals import accept, cancel, timer
+from rockbot.machines.turn_decisions import decided
 from rockbot.machines.turn_draft import TurnDraft
 from rockbot.machines.turn_evolve import evolve
 from rockbot.machines.turn_messages import return_token, token_parts
 from rockbot.machines.turn_records import RECORDS, TurnRecord
 from rockbot.machines.turn_state import Conversation, Task
-from rockbot.machines.turn_step import STALL_LIMIT, TurnStep
 
 __all__ = ["LONGEST_TASK", "STALL_LIMIT", "TurnMachine", "return_token", "token_parts"]
 
@@ -46,7 +51,7 @@ class TurnMachine:
 
     `known` are further snapshots by digest, those of tasks that were accepted before. `stored` says that the row of `agent`
     is known to be in the store: a new task need not write it. `memory` is what the agent has noted, as a section of the prompt of
-    a new task.
+    a new task. `refused` is why it must not begin: it was cancelled before it came.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class TurnMachine:
         known: Mapping[str, AgentSnapshot] | None = None,
         stored: bool = False,
         memory: str = "",
+        refused: str | None = None,
     ) -> None:
         self._conversation_id = conversation_id
         self._agent = agent
@@ -65,6 +71,7 @@ class TurnMachine:
         self._known = {} if known is None else known
         self._stored = stored
         self._memory = memory
+        self._refused = refused
 
     def initial(self) -> Conversation:
         return Conversation()
@@ -98,22 +105,27 @@ class TurnMachine:
     def decide(self, state: Conversation, given: Input) -> Decision[TurnRecord]:
         """As in the protocol. Raises `SnapshotNeeded`: give the machine that snapshot, too."""
         draft = TurnDraft(self._conversation_id, state, given, self._snapshot)
-        step = TurnStep(draft)
         match given.event:
             case AgentTask() as task:
-                self._accept(step, given, task)
+                self._accept(draft, task)
             case LlmResponse() as response:
-                step.model_replied(response)
+                model_replied(draft, response)
             case ToolResult() as result:
-                step.tool_returned(result)
-            case StepStalled() as stalled:
-                step.stalled(stalled)
+                tool_returned(draft, result)
+            case ApprovalDecision() as decision:
+                decided(draft, decision)
+            case CancelTask() as cancellation:
+                cancel(draft, cancellation)
+            case StepStalled() as failure:
+                stalled(draft, failure)
+            case StepRefused() as refusal:
+                refused(draft, refusal)
             case StepExpired():
-                step.expired()
-            case TimerDue() as timer:
-                step.timer(timer)
+                expired(draft)
+            case TimerDue() as due:
+                timer(draft, due)
             case other:
-                step.ignore(other.type_name)
+                draft.ignore(other.type_name)
         return draft.decision()
 
     def _snapshot(self, agent: AgentRef | AgentSnapshot) -> AgentSnapshot:
@@ -126,26 +138,31 @@ class TurnMachine:
             raise SnapshotNeeded(agent)
         return found
 
-    def _accept(self, step: TurnStep, given: Input, event: AgentTask) -> None:
+    def _accept(self, draft: TurnDraft, event: AgentTask) -> None:
+        given = draft.given
         envelope = given.envelope
         if self._agent is None:
             raise PermanentFailure(f"conversation {self._conversation_id!r} was given no agent for a new task")
         timeout_ms = round((event.timeout_seconds or self._default_timeout) * 1000)
         deadline_ms = envelope.deadline_ms if envelope.deadline_ms is not None else given.now_ms + timeout_ms
-        deadline_ms = min(deadline_ms, given.now_ms + LONGEST_TASK * 1000)
+        longest = min(LONGEST_TASK, self._agent.max_seconds or LONGEST_TASK)
+        deadline_ms = min(deadline_ms, given.now_ms + round(longest * 1000))
         if not self._stored:
-            step.keep(self._agent)
-        step.accept(
-            Task(
-                id=envelope.message_id,
-                agent=self._agent.ref,
-                parts=event.parts,
-                memory=self._memory,
-                correlation_id=envelope.correlation_id,
-                reply_to=envelope.reply_to,
-                deadline_ms=deadline_ms,
-                allowed_ms=max(0, deadline_ms - given.now_ms),
-                user=event.user,
-                lane=event.lane,
-            )
+            draft.keep(self._agent)
+        root = envelope.root_task_id
+        task = Task(
+            id=envelope.message_id,
+            agent=self._agent.ref,
+            parts=event.parts,
+            memory=self._memory,
+            correlation_id=envelope.correlation_id,
+            reply_to=envelope.reply_to,
+            deadline_ms=deadline_ms,
+            allowed_ms=max(0, deadline_ms - given.now_ms),
+            accepted_ms=given.now_ms,
+            root_id=root if root and root != envelope.message_id else "",
+            mode=event.mode,
+            user=event.user,
+            lane=event.lane,
         )
+        accept(draft, task, refused=self._refused)

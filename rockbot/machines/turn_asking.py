@@ -27,7 +27,7 @@ _OWN_WORDS: Final = 8 * 1024
 
 def ask_model(draft: TurnDraft, task: Task, name: str) -> None:
     """Have the model say what comes next, in the command `name`, or summarise first when its window is too full."""
-    agent = draft.snapshot(task.agent)
+    agent = draft.agent(task)
     draft.seal(seal(draft.state.messages, draft.state.sealed, limit=draft.given.body_limit))
     tokens = estimate_request(draft.messages.request(task, agent, draft.state), factor=draft.state.token_factor)
     if tokens > window_share(agent) and ask_for_summary(draft, task, forced=False):
@@ -44,7 +44,7 @@ def ask_for_summary(draft: TurnDraft, task: Task, *, forced: bool) -> bool:
     name = f"memory:{task.id}:{turn.model_calls}"
     if turn.compacted_at == turn.model_calls or name in draft.given.oversize:
         return False
-    agent = draft.snapshot(task.agent)
+    agent = draft.agent(task)
     state = draft.state
     # What is kept is to leave room: a summary before every call would be worse than a shorter memory.
     cut = cut_at(state.messages, agent.keep_recent, window_share(agent) / 4 / state.token_factor)
@@ -64,18 +64,24 @@ def take_summary(draft: TurnDraft, phase: Compacting, response: LlmResponse, nam
     text = response.message.text.strip()
     if not text or response.stop_reason in ("refusal", "context_window"):
         reason = f"the model gave no summary of the conversation ({response.stop_reason if text else 'an empty reply'})"
-        draft.record(CompactionFailed(id=phase.id, reason=reason, usage=response.usage, model_call=draft.id(name)))
+        draft.record(
+            CompactionFailed(
+                id=phase.id, reason=reason, usage=response.usage, model_call=draft.id(name), cost=response.cost
+            )
+        )
         return reason
     kept = draft.state.messages[phase.cut :]
     draft.seal(seal_first(draft.state.messages, phase.cut, draft.state.sealed))
     message = _summary(text, task, kept)
-    draft.record(Compacted(id=phase.id, message=message, usage=response.usage, model_call=draft.id(name)))
+    draft.record(
+        Compacted(id=phase.id, message=message, usage=response.usage, model_call=draft.id(name), cost=response.cost)
+    )
     return ""
 
 
 def send_request(draft: TurnDraft, task: Task, name: str) -> None:
     """Send the call that the turn waits for, in the command `name`: for a reply, or for a summary."""
-    agent = draft.snapshot(task.agent)
+    agent = draft.agent(task)
     phase = draft.current().phase
     if isinstance(phase, Compacting):
         request = draft.messages.summary_request(task, agent, draft.state, phase.cut)

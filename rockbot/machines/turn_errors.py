@@ -8,17 +8,22 @@ from __future__ import annotations
 from rockbot.events.content import ToolCallPart
 from rockbot.events.models import StopReason
 from rockbot.events.tasks import ErrorInfo
+from rockbot.machines.limits import LimitName
 
 __all__ = [
     "busy",
+    "canceled",
+    "forbidden",
+    "interrupted",
     "late",
     "late_on_arrival",
     "late_step",
     "model_stopped",
     "never_mended",
+    "no_answer",
     "no_room",
+    "over_limit",
     "too_large",
-    "too_many_calls",
     "uncallable",
 ]
 
@@ -57,8 +62,29 @@ def too_large(what: str, limit: int | None) -> ErrorInfo:
     return ErrorInfo(code="too_large", message=f"{what} would exceed the {limit} bytes that a message may have")
 
 
-def too_many_calls(limit: int) -> ErrorInfo:
-    return ErrorInfo(code="limit", message=f"the limit of {limit} model calls for one task is reached")
+def over_limit(name: LimitName, limit: float) -> ErrorInfo:
+    what = {"model_calls": "model calls", "tool_calls": "tool calls", "tokens": "tokens", "cost": "in money"}[name]
+    return ErrorInfo(code="limit", message=f"the limit of {limit:g} {what} for one task is reached")
+
+
+def canceled(reason: str, by: str) -> ErrorInfo:
+    who = f" by {by}" if by else ""
+    return ErrorInfo(code="canceled", message=f"canceled{who}{': ' + reason if reason else ''}")
+
+
+def interrupted(task_id: str) -> ErrorInfo:
+    """`task_id` is the task that was let in instead."""
+    return ErrorInfo(code="interrupted", message=f"another task of this conversation interrupted it: {task_id}")
+
+
+def no_answer(tool: str, seconds: float) -> str:
+    """What the model is told of a call that nobody answered in time."""
+    return f"no answer of {tool} came within {seconds:g} s; whether it did anything is not known"
+
+
+def forbidden(tool: str, reason: str) -> str:
+    """What the model is told of a call that the agent's policy denies."""
+    return f"{tool} was not called, because that is not allowed{': ' + reason if reason else ''}"
 
 
 def uncallable(asked: ToolCallPart, known: set[str]) -> str:

@@ -6,23 +6,30 @@ Only shapes and addresses are decided here; which of them leave is decided in `r
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Any, Final, Literal, final
 
 from rockbot import topics
+from rockbot.events.approvals import ApprovalRequest
 from rockbot.events.content import Message, TextPart
+from rockbot.events.control import ControlCancel
 from rockbot.events.models import LlmRequest, StopReason, Usage
 from rockbot.events.tasks import AgentResponse, AgentStatus, ErrorInfo, StatusKind, TaskOutcome, TimerDue
 from rockbot.events.tools import ToolInvoke
 from rockbot.machines.agent_snapshot import AgentRef, AgentSnapshot
 from rockbot.machines.machine import Command, IndexWrite, TimerRequest
 from rockbot.machines.segments import Sealed
-from rockbot.machines.turn_state import Conversation, Task, Turn
-from rockbot.state.keys import agent_use_key, key, segment_key, task_key
+from rockbot.machines.turn_state import Conversation, PendingTool, Task, Turn
+from rockbot.state.keys import agent_use_key, approval_key, key, segment_key, task_key, task_under_key
 from rockbot.tokens import estimate_request
+from rockbot_messaging.canceling import CANCEL_TOPIC
 from rockbot_messaging.envelope import ReturnAddress
 
-__all__ = ["SUMMARISE", "TurnMessages", "return_token", "token_parts"]
+__all__ = ["SUMMARISE", "TimerPurpose", "TurnMessages", "return_token", "token_parts"]
+
+#: What a timer of a task does: end it, decide for people, give up one call, tell that the wall clock runs out.
+TimerPurpose = Literal["deadline", "ask", "call", "notice"]
 
 #: What is asked for when the transcript becomes too long.
 SUMMARISE: Final = (
@@ -49,6 +56,10 @@ def token_parts(token: str) -> tuple[str, str]:
         raise ValueError("not a return token of a turn")
     "".join(parts).encode()  # JSON may spell what UTF-8 cannot
     return parts[0], parts[1]
+
+
+#: Characters of a reason that calls are stopped with.
+_REASON: Final = 300
 
 
 @final
@@ -105,7 +116,7 @@ class TurnMessages:
             deadline_ms=deadline_ms,
             correlation_id=task.correlation_id or task.id,
             conversation_id=self.conversation_id,
-            root_task_id=task.id,
+            root_task_id=task.root,
             awaits_answer=True,
         )
 
@@ -118,8 +129,9 @@ class TurnMessages:
         output: str,
         error: ErrorInfo | None,
         stop_reason: StopReason = "end_turn",
+        answered_by: str = "",
     ) -> Command:
-        """The one terminal event of a task; `turn` is None when it never became one."""
+        """The one terminal event of a task; `turn` is None when it never was part of one."""
         response = AgentResponse(
             task_id=task.id,
             conversation_id=self.conversation_id,
@@ -132,6 +144,8 @@ class TurnMessages:
             model_calls=turn.model_calls if turn else 0,
             tool_calls=turn.tool_calls if turn else 0,
             usage=turn.usage if turn else Usage(),
+            cost=turn.cost if turn else None,
+            answered_by=answered_by,
         )
         return Command(
             name=f"end:{task.id}",
@@ -140,7 +154,7 @@ class TurnMessages:
             address=task.reply_to or "",
             correlation_id=task.correlation_id or task.id,
             conversation_id=self.conversation_id,
-            root_task_id=task.id,
+            root_task_id=task.root,
         )
 
     def status(self, task: Task, kind: StatusKind, text: str, *, number: int, tool: str, step: int) -> Command:
@@ -160,29 +174,91 @@ class TurnMessages:
             topic=topics.status(task.agent.name),
             correlation_id=task.correlation_id or task.id,
             conversation_id=self.conversation_id,
-            root_task_id=task.id,
+            root_task_id=task.root,
         )
 
-    def timer_id(self, task: Task) -> str:
-        """The id of a task's deadline timer, unique in the store."""
-        return key(self.tenant, "timer", self.conversation_id, task.id, "deadline")
+    def stop(self, task: Task, calls: Sequence[str], reason: str) -> Command:
+        """The broadcast that ends calls whose answers nobody waits for any more."""
+        return Command(
+            name=f"stop:{calls[0]}",
+            event=ControlCancel(task_id=task.root, reason=reason[:_REASON], calls=tuple(calls)),
+            topic=CANCEL_TOPIC,
+            conversation_id=self.conversation_id,
+            root_task_id=task.root,
+        )
 
-    def deadline_timer(self, task: Task, due_ms: int) -> TimerRequest:
-        """The timer that ends a task. Its event carries the instant, so that a moved timer is told from a due one."""
-        timer_id = self.timer_id(task)
+    def request_of(self, task: Task, call: PendingTool, arguments: dict[str, Any]) -> ApprovalRequest:
+        """What people are asked about a call that asks."""
+        ask = call.asks
+        assert ask is not None
+        return ApprovalRequest(
+            approval_id=call.id,
+            kind=ask.kind,
+            task_id=task.id,
+            conversation_id=self.conversation_id,
+            agent=task.agent.name,
+            tool=call.tool,
+            arguments=arguments,
+            argument_hash=ask.argument_hash,
+            text=ask.text,
+            choices=ask.choices,
+            user=task.user,
+            asked_ms=ask.asked_ms,
+            expires_ms=ask.expires_ms,
+        )
+
+    def asks(self, task: Task, request: ApprovalRequest) -> Command:
+        """The signal for whoever may decide."""
+        return Command(
+            name=f"asks:{request.approval_id}",
+            event=request,
+            topic=topics.approval_request(task.agent.name),
+            correlation_id=task.correlation_id or task.id,
+            conversation_id=self.conversation_id,
+            root_task_id=task.root,
+        )
+
+    def open_approval(self, approval_id: str, request: ApprovalRequest | None) -> IndexWrite:
+        """The row that lists what people are asked; None takes it away."""
+        row = None if request is None else request.model_dump_json(exclude_none=True).encode()
+        return IndexWrite(approval_key(self.tenant, approval_id), row)
+
+    def timer_id(self, task: Task, purpose: TimerPurpose = "deadline", call: str = "") -> str:
+        """The id of a timer of a task, unique in the store."""
+        return key(self.tenant, "timer", self.conversation_id, task.id, purpose, *([call] if call else []))
+
+    def timer(self, task: Task, due_ms: int, purpose: TimerPurpose = "deadline", call: str = "") -> TimerRequest:
+        """A timer of a task. Its event carries the instant, so that a moved timer is told from a due one."""
+        timer_id = self.timer_id(task, purpose, call)
         topic = topics.timer_due(task.agent.name)
         return TimerRequest(
             id=timer_id,
             due_ms=due_ms,
-            event=TimerDue(timer_id=timer_id, purpose="deadline", due_ms=due_ms),
+            event=TimerDue(timer_id=timer_id, purpose=purpose, due_ms=due_ms),
             topic=topic,
             return_address=ReturnAddress(topic, return_token(self.conversation_id, timer_id)),
         )
 
-    def index(self, task: Task, status: str) -> IndexWrite:
-        """The row that says where a task belongs and how it is."""
-        row = {"conversation_id": self.conversation_id, "agent": task.agent.name, "status": status}
-        return IndexWrite(task_key(self.tenant, task.id), json.dumps(row).encode())
+    def index(self, task: Task, status: str, *, at_ms: int, answered_by: str = "") -> IndexWrite:
+        """The row that says where a task belongs, how it is, and since when."""
+        row = {
+            "conversation_id": self.conversation_id,
+            "agent": task.agent.name,
+            "status": status,
+            "at_ms": at_ms,
+            "accepted_ms": task.accepted_ms,
+            "user": task.user,
+            "root": task.root_id,
+            "answered_by": answered_by,
+        }
+        told = {name: value for name, value in row.items() if value not in ("", None)}
+        return IndexWrite(task_key(self.tenant, task.id), json.dumps(told).encode())
+
+    def under_root(self, task: Task) -> list[IndexWrite]:
+        """The row by which a delegated task is found when its root task is cancelled."""
+        if not task.root_id:
+            return []
+        return [IndexWrite(task_under_key(self.tenant, task.root_id, task.id), task.id.encode())]
 
     def use(self, task: Task, at_ms: int | None) -> list[IndexWrite]:
         """The row that keeps the snapshot of a task from `at_ms` on; None lets it go."""

@@ -6,18 +6,21 @@ A record says what is the case since, in the words of the machine; `rockbot.mach
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from rockbot.events.approvals import DecisionKind
 from rockbot.events.content import Message, ToolResultPart
 from rockbot.events.models import SegmentRef, StopReason, Usage
 from rockbot.events.tasks import ErrorInfo, TaskOutcome
-from rockbot.machines.turn_state import PendingTool, Task
+from rockbot.machines.turn_state import Ask, PendingTool, Task
 
 __all__ = [
     "RECORDS",
     "AnswerIgnored",
+    "AskDecided",
+    "CallAsked",
     "CallRepeated",
     "Compacted",
     "CompactionBegan",
@@ -26,6 +29,7 @@ __all__ = [
     "ModelReplied",
     "StepFailed",
     "TaskAccepted",
+    "TaskJoined",
     "ToolReturned",
     "ToolsCalled",
     "TranscriptSealed",
@@ -48,10 +52,19 @@ class TaskAccepted(_Frozen):
 
 
 class TurnStarted(_Frozen):
-    """The first waiting task became the turn, and its input part of the transcript."""
+    """A waiting task became the turn (the first one, unless `task_id` says which), and its input part of the transcript."""
 
     kind: Literal["turn_started"] = "turn_started"
     model_call: str
+    task_id: str = ""
+
+
+class TaskJoined(_Frozen):
+    """A waiting task joined the turn under way. `heard`: its text answered a question of the model."""
+
+    kind: Literal["task_joined"] = "task_joined"
+    task_id: str
+    heard: bool = False
 
 
 class ModelReplied(_Frozen):
@@ -63,13 +76,49 @@ class ModelReplied(_Frozen):
     stop_reason: StopReason
     usage: Usage
     token_factor: float | None = None
+    cost: float | None = None
 
 
 class ToolsCalled(_Frozen):
-    """The tools of the last reply were called; calls that could not be made have their result already."""
+    """The tools of the last reply were called; calls that could not be made have their result already.
+
+    `deadline_ms` is where the turn's deadline moved because people are asked about some of them; None: it did not move.
+    """
 
     kind: Literal["tools_called"] = "tools_called"
     calls: tuple[PendingTool, ...]
+    deadline_ms: int | None = None
+
+
+class CallAsked(_Frozen):
+    """The worker of the call `id` did not begin it without a person's approval; people are asked until `deadline_ms` at most."""
+
+    kind: Literal["call_asked"] = "call_asked"
+    id: str
+    ask: Ask
+    deadline_ms: int
+
+
+class AskDecided(_Frozen):
+    """A person, or the timer, decided about the call `id`: who (`by`), when, and for which arguments.
+
+    An approved call was sent as `new_id`, with `arguments` in place of the model's when they were edited. `always`: its tool
+    needs no approval in this conversation any more. A denied call, and an answered question, has its result in the next
+    record.
+    """
+
+    kind: Literal["ask_decided"] = "ask_decided"
+    id: str
+    decision: DecisionKind
+    by: str
+    at_ms: int
+    argument_hash: str
+    text: str = ""
+    new_id: str = ""
+    arguments: dict[str, Any] | None = None
+    approved_hash: str = ""
+    deadline_ms: int | None = None
+    always: bool = False
 
 
 class ToolReturned(_Frozen):
@@ -81,7 +130,10 @@ class ToolReturned(_Frozen):
 
 
 class ModelCalled(_Frozen):
-    """All tools had answered; their results are part of the transcript and the model was called again."""
+    """The model was called again: all tools had answered, or tasks joined that it has not heard.
+
+    The results, then the texts of those tasks, are part of the transcript.
+    """
 
     kind: Literal["model_called"] = "model_called"
     id: str
@@ -104,10 +156,11 @@ class CallRepeated(_Frozen):
     kind: Literal["call_repeated"] = "call_repeated"
     id: str
     new_id: str
+    deadline_ms: int | None = None
 
 
 class TurnResumed(_Frozen):
-    """The last stalled call was answered: the clock runs again, until this deadline."""
+    """The last stalled call was answered, the last decision made: the clock runs again, until this deadline."""
 
     kind: Literal["turn_resumed"] = "turn_resumed"
     deadline_ms: int
@@ -138,6 +191,7 @@ class Compacted(_Frozen):
     message: Message
     usage: Usage
     model_call: str
+    cost: float | None = None
 
 
 class CompactionFailed(_Frozen):
@@ -148,6 +202,7 @@ class CompactionFailed(_Frozen):
     reason: str
     usage: Usage
     model_call: str
+    cost: float | None = None
 
 
 class AnswerIgnored(_Frozen):
@@ -159,20 +214,27 @@ class AnswerIgnored(_Frozen):
 
 
 class TurnEnded(_Frozen):
-    """The one end of a task: of the turn under way, or of a task that never became one."""
+    """The one end of a task: of the turn under way, of one that joined it, or of one that never became a turn.
+
+    `answered_by` is the task whose turn a joined one ended with.
+    """
 
     kind: Literal["turn_ended"] = "turn_ended"
     task_id: str
     status: TaskOutcome
     output: str = ""
     error: ErrorInfo | None = None
+    answered_by: str = ""
 
 
 TurnRecord = (
     TaskAccepted
     | TurnStarted
+    | TaskJoined
     | ModelReplied
     | ToolsCalled
+    | CallAsked
+    | AskDecided
     | ToolReturned
     | ModelCalled
     | StepFailed

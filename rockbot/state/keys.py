@@ -18,6 +18,8 @@ __all__ = [
     "agent_memory_key",
     "agent_snapshot_key",
     "agent_use_key",
+    "approval_key",
+    "approvals",
     "call_key",
     "conversation_key",
     "handled_key",
@@ -98,6 +100,16 @@ def task_under_key(tenant: str, root_task_id: str, task_id: str) -> Key:
 def tasks_under(tenant: str, root_task_id: str) -> Prefix:
     """What the keys of all tasks delegated on behalf of one begin with."""
     return prefix(tenant, "under", root_task_id)
+
+
+def approval_key(tenant: str, approval_id: str) -> Key:
+    """The row of an open approval or question."""
+    return key(tenant, "approval", approval_id)
+
+
+def approvals(tenant: str) -> Prefix:
+    """What the keys of all open approvals and questions begin with."""
+    return prefix(tenant, "approval")
 
 
 def call_key(tenant: str, call_id: str) -> Key:
