@@ -10,6 +10,7 @@ from typing import Final, Literal, final
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rockbot.catalogue.routes import Role
+from rockbot.events.tasks import TaskMode
 from rockbot.policies import Policy
 from rockbot.toml_lines import line_of
 
@@ -47,6 +48,11 @@ class AgentSettings(_Section):
     conversation is summarised; up to `keep_recent` messages stay as they are. That is decided by an estimate; with
     `count_tokens` ``provider`` the provider counts before each call as well, which costs a request.
 
+    `max_tool_calls`, `max_tokens`, `max_cost` (money, in the currency of the price table) and `max_seconds` (wall clock) bound
+    one task, too; None is no bound. `max_repeats` is how often a tool may fail with the same arguments before the call is not
+    made any more (0: any number). `when_busy` is what becomes of a task that comes while another one runs in its conversation.
+    `ask_user` gives the model the tool of that name. `approval_seconds` is how long people may take to approve or answer.
+
     `instructions` None is a default text unless there are `prompt_files`, which follow the instructions; `identity_files` go
     before them. `skills` is a folder of folders with a ``SKILL.md``. All of them are paths below the folder of the file that
     defines the agent. Its memory is `memory_file`, read anew for each task, or with `memory_state` the value that the state
@@ -72,6 +78,14 @@ class AgentSettings(_Section):
     compact_at: float = Field(default=0.8, gt=0, le=1)
     keep_recent: int = Field(default=8, ge=0, le=32)
     policy: Policy = Policy()
+    max_tool_calls: int | None = Field(default=None, ge=0)
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_cost: float | None = Field(default=None, gt=0)
+    max_seconds: float | None = Field(default=None, gt=0, le=30 * 86_400)
+    max_repeats: int = Field(default=3, ge=0)
+    when_busy: TaskMode = "steer"
+    ask_user: bool = False
+    approval_seconds: float = Field(default=86_400, gt=0, le=30 * 86_400)
 
     @model_validator(mode="after")
     def _one_memory(self) -> AgentSettings:

@@ -23,6 +23,7 @@ from rockbot.catalogue.routes import ModelRoute
 from rockbot.errors import ConfigError
 from rockbot.events.tools import ToolSpec
 from rockbot.machines.agent_snapshot import AgentSnapshot, Skill
+from rockbot.machines.approvals import ASK_USER
 from rockbot.settings import Settings
 from rockbot.settings_agents import DEFAULT_INSTRUCTIONS, AgentPlace, AgentSettings
 
@@ -64,7 +65,7 @@ class Agent:
             name=self.name,
             model=self.model,
             instructions=system_prompt(self.sections),
-            tools=(*chosen, READ_SKILL) if self.skills else chosen,
+            tools=(*chosen, *([READ_SKILL] if self.skills else ()), *([ASK_USER] if its.ask_user else ())),
             max_model_calls=its.max_model_calls,
             max_output_tokens=its.max_output_tokens,
             max_waiting=its.max_waiting,
@@ -75,6 +76,13 @@ class Agent:
             policy=its.policy,
             skills=self.skills,
             routes=dict(self.routes),
+            max_tool_calls=its.max_tool_calls,
+            max_tokens=its.max_tokens,
+            max_cost=its.max_cost,
+            max_seconds=its.max_seconds,
+            max_repeats=its.max_repeats,
+            when_busy=its.when_busy,
+            approval_seconds=its.approval_seconds,
         )
 
 

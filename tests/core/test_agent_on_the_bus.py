@@ -241,7 +241,7 @@ async def test_copies_of_a_task_are_one_task(town: Town) -> None:
 async def test_many_tasks_in_one_conversation_are_answered_in_order_by_two_replicas(town: Town) -> None:
     workers = Worker(), Worker()
     for worker in workers:
-        agents = {"assistant": {}}
+        agents = {"assistant": {"when_busy": "queue"}}
         await town.host(worker.plugin, agents=agents)
     for number in range(10):
         await town.say(f"use {number}", conversation_id="talk")

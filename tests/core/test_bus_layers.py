@@ -301,8 +301,8 @@ async def test_a_task_that_is_large_signed_and_journaled_is_answered_by_a_host_w
         counted = embedded.container.measures()
     assert isinstance(answer, AgentResponse)
     assert answer.status == "completed"
-    assert counted.value(Names.CLAIMS, direction="out") >= 2
-    assert counted.value(Names.CLAIMS, direction="in") >= 2
+    assert counted.value(Names.CLAIMS, direction="out") >= 1
+    assert counted.value(Names.CLAIMS, direction="in") >= 1
 
 
 def test_the_documented_settings_are_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

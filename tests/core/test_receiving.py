@@ -256,7 +256,11 @@ async def test_an_outage_is_told_by_health_status_row_and_doctor_and_burns_no_at
     assert (told["subscription"], told["error"]) == ("pings", "ConnectionError: the database is away")
     await house.host._presence.run_once()
     (process,) = await processes(house.store)
-    assert (process.what, process.subscriptions, process.outages[0].subscription) == ("host", ("pings",), "pings")
+    assert (process.what, process.subscriptions, process.outages[0].subscription) == (
+        "host",
+        ("control", "pings"),
+        "pings",
+    )
     check = await probe()
     assert check.status == "warn"
     assert "pings in " in check.detail

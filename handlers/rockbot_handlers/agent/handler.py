@@ -7,6 +7,7 @@ a worker copied back.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable
 from typing import Final, final
@@ -22,10 +23,14 @@ from rockbot.errors import PermanentFailure
 from rockbot.events import (
     AgentResponse,
     AgentTask,
+    ApprovalDecision,
+    ApprovalRequest,
+    CancelTask,
     ErrorInfo,
     Event,
     LlmResponse,
     StepExpired,
+    StepRefused,
     StepStalled,
     TimerDue,
     ToolResult,
@@ -38,12 +43,15 @@ from rockbot.machines.turn import TurnMachine, token_parts
 from rockbot.machines.turn_records import TurnRecord
 from rockbot.machines.turn_state import Conversation
 from rockbot.settings import Settings
-from rockbot.state.keys import Key, conversation_key
+from rockbot.state.keys import Key, approval_key, conversation_key
 from rockbot.state.ports import StateStore
 from rockbot_handlers.agent.subscriptions import SUBSCRIPTION_PREFIX
 from rockbot_messaging.envelope import MessageEnvelope
+from rockbot_messaging.ledger import ResultLedger
 
 __all__ = ["AgentHandler"]
+
+logger = logging.getLogger(__name__)
 
 #: Characters of an id from outside: a turn's messages repeat them, and all headers have to fit into one AMQP frame.
 _LONGEST_ID: Final = 255
@@ -60,6 +68,7 @@ class AgentHandler:
         state: StateStore,
         tools: Callable[[], tuple[ToolSpec, ...]],
         snapshots: Snapshots,
+        ledger: ResultLedger,
     ) -> None:
         self._settings = settings
         self._roster = roster
@@ -68,12 +77,23 @@ class AgentHandler:
         self._made: dict[str, tuple[Agent, AgentSnapshot]] = {}
         self._snapshots = snapshots
         self._memories = Memories(state)
+        self._ledger = ledger
         self._steps: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
         self._jitter = random.Random()  # noqa: S311 - spreads retries, no secret
 
     @property
     def handles(self) -> tuple[type[Event], ...]:
-        return (AgentTask, LlmResponse, ToolResult, StepStalled, StepExpired, TimerDue)
+        return (
+            AgentTask,
+            LlmResponse,
+            ToolResult,
+            ApprovalDecision,
+            CancelTask,
+            StepStalled,
+            StepRefused,
+            StepExpired,
+            TimerDue,
+        )
 
     async def handle(self, event: Event, context: Context, call_next: CallNext) -> None:
         if not context.subscription.startswith(SUBSCRIPTION_PREFIX):
@@ -81,7 +101,9 @@ class AgentHandler:
             return
         name = context.subscription.removeprefix(SUBSCRIPTION_PREFIX)
         agent = self._roster.get(name)
-        conversation_id = self._conversation_of(event, context)
+        conversation_id = await self._conversation_of(event, context)
+        if conversation_id is None:
+            return
         if agent is None and isinstance(event, AgentTask):
             _refuse(name, conversation_id, context)
             return
@@ -93,6 +115,7 @@ class AgentHandler:
             known=self._snapshots.known,
             stored=snapshot is not None and self._snapshots.is_stored(snapshot),
             memory=await self._memory(event, context, agent),
+            refused=await self._refusal(context.envelope) if isinstance(event, AgentTask) else None,
         )
         stream = conversation_key(context.envelope.tenant, conversation_id)
         engine = Engine(machine, self._state, body_limit=self._settings.host.max_body_bytes, jitter=self._jitter)
@@ -119,8 +142,20 @@ class AgentHandler:
         section = await self._memories.section(agent, tenant=context.envelope.tenant)
         return "" if section is None else section.text
 
-    def _conversation_of(self, event: Event, context: Context) -> str:
+    async def _refusal(self, envelope: MessageEnvelope) -> str | None:
+        """Why a task must not begin: it, or the one it was delegated by, was cancelled before it was picked up."""
+        for name in dict.fromkeys((envelope.message_id, envelope.root_task_id)):
+            if name and (reason := await self._ledger.refusal(name, tenant=envelope.tenant)) is not None:
+                return reason
+        return None
+
+    async def _conversation_of(self, event: Event, context: Context) -> str | None:
+        """The conversation that an event belongs to; None when there is nothing to be done about it any more."""
         envelope = context.envelope
+        if isinstance(event, ApprovalDecision):
+            return envelope.conversation_id or await self._asked_in(event, envelope)
+        if isinstance(event, CancelTask):
+            return event.conversation_id
         if isinstance(event, AgentTask):
             self._check_reply_to(envelope.reply_to)
             _check_lengths(envelope)
@@ -131,6 +166,17 @@ class AgentHandler:
             return token_parts(envelope.return_address.token)[0]
         except ValueError:
             raise PermanentFailure(f"the return token of this {event.type_name} is not one of ours") from None
+
+    async def _asked_in(self, decision: ApprovalDecision, envelope: MessageEnvelope) -> str | None:
+        """Where the approval that a decision names is open."""
+        try:
+            entry = await self._state.get(approval_key(envelope.tenant, decision.approval_id))
+        except UnicodeError:  # no key can be made of it
+            entry = None
+        if entry is None:
+            logger.info("a decision on nothing that is open", extra={"approval": decision.approval_id})
+            return None
+        return ApprovalRequest.model_validate_json(entry.value).conversation_id
 
     def _check_reply_to(self, reply_to: str | None) -> None:
         prefix = f"{self._settings.namespace}."

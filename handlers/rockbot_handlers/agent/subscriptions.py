@@ -64,7 +64,7 @@ class AgentSubscriptions:
 
 def _subscription(name: str, settings: Settings) -> WorkSubscription:
     """An agent's tasks, the answers to its commands, its timers and what people decide come by one queue."""
-    patterns = [topics.task(name), topics.step(name), topics.timer_due(name)]
+    patterns = [topics.task(name), topics.step(name), topics.timer_due(name), topics.approval_decision(name)]
     if name == settings.default_agent:
         patterns.append("agent.task")
     return WorkSubscription(
