@@ -13,7 +13,7 @@ from core.links import Link, Ping
 from rockbot.chain import Order
 from rockbot.container import compose, known_work
 from rockbot.errors import ConfigError, MissingExtra
-from rockbot.events import Event, ToolSpec
+from rockbot.events import AgentTask, Event, ToolSpec
 from rockbot.plugins import Contribution, Plugin, Services, load_plugins
 from rockbot.plugins import Link as Registration
 from rockbot.settings import AgentSettings, Settings
@@ -155,7 +155,8 @@ def test_two_events_of_one_name_are_refused() -> None:
 def test_an_agents_tool_that_nobody_offers_is_told_with_the_offered_ones() -> None:
     settings = Settings(agents={"assistant": AgentSettings(tools=("fly",))})
     with pytest.raises(ConfigError, match=r"'agents\.assistant\.tools' names fly, .* \(offered: add\)"):
-        composed(Contribution(tools=(tool("add"),)), settings=settings)
+        agents = Contribution(links=(Registration(Order.WORK, "agents", Link(nothing, AgentTask)),))
+        composed(agents, Contribution(tools=(tool("add"),)), settings=settings)
 
 
 def test_every_process_has_a_name_of_its_own() -> None:
