@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import os
+import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -27,6 +31,7 @@ from rockbot.handler import CallNext
 from rockbot.operators.agent_checks import agents_probe
 from rockbot.plugins import Contribution, Services
 from rockbot.plugins import Link as Registration
+from rockbot.processes import reload_on_hangup
 from rockbot.settings import Settings, load
 from rockbot.state.keys import agent_memory_key
 from rockbot.state.sqlite import SqliteStateStore
@@ -287,6 +292,20 @@ async def test_a_memory_of_the_state_store_ends_the_prompt_of_the_tasks_after_it
     await office.store.put(agent_memory_key("default", "helper"), b"likes tea")
     await office.ask("helper", "hello", "t2")
     assert (await office.answer("t2")).output == "one\n\n# Memory\n\nWhat you noted earlier:\n\nlikes tea"
+
+
+async def test_a_hangup_reloads_and_afterwards_has_its_usual_effect(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roster = Roster(load(), office.clock)
+    usual = signal.getsignal(signal.SIGHUP)
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    with reload_on_hangup(roster):
+        write("agents/second.toml", "")
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: roster.status.generation == 2)
+    assert "second" in roster.current.agents
+    assert signal.getsignal(signal.SIGHUP) == usual
 
 
 async def test_a_process_without_files_says_that_it_cannot_reload() -> None:
