@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from rockbot.catalogue.spending import Spending
 from rockbot.chain import Chain
 from rockbot.context import Context
 from rockbot.errors import ConfigError, PermanentFailure, TemporaryFailure
@@ -102,13 +104,14 @@ async def test_the_call_is_known_by_its_message_id(chain: Chain, make_context: A
     ("text", "after", "counted"), [("transient", 7, True), ("throttled", 9, False), ("unknown", None, True)]
 )
 async def test_a_failed_call_is_tried_again_as_its_error_asks(
-    chain: Chain, make_context: Any, text: str, after: float | None, *, counted: bool
+    chain: Chain, make_context: Any, clock: FakeClock, text: str, after: float | None, *, counted: bool
 ) -> None:
     request = asking(text, "scripted/s")
     context = make_context(request, TOPIC)
     with pytest.raises(TemporaryFailure, match="scripted") as caught:
         await chain.run(request, context)
     assert (caught.value.after, caught.value.counted, context.emissions) == (after, counted, [])
+    clock.advance(after or 0)
     await chain.run(request, context)
     assert answer_of(context).message.text == "done"
 
@@ -288,3 +291,22 @@ async def test_nobody_is_told_what_a_model_says_to_itself(
     request = asking("hello").model_copy(update={"role": role})
     await chain.run(request, make_context(request, TOPIC))
     assert bool(heard) is told
+
+
+async def test_a_reply_says_what_it_took_and_it_is_counted_once(
+    make_services: Callable[..., Services], chain_of: Callable[..., Chain], make_context: Any, clock: FakeClock
+) -> None:
+    prices = {"models": {"scripted/*": {"input": 1_000_000, "output": 0}}}
+    services = make_services(prices=prices)
+    chain = chain_of(services, plugin)
+    request = asking("1 + 1").model_copy(update={"agent": "assistant"})
+    costs = []
+    for _ in range(2):
+        context = make_context(request, TOPIC)
+        await chain.run(request, context)
+        costs.append(answer_of(context).cost)
+    answer = answer_of(context)
+    assert costs == [answer.usage.input_tokens] * 2
+    day = datetime.datetime.fromtimestamp(clock.now_ms() / 1000, datetime.UTC).date()
+    (row,) = await Spending(services.state).rows("default", since=day, until=day)
+    assert (row.agent, row.model, row.calls, row.cost) == ("assistant", answer.model, 1, costs[0])

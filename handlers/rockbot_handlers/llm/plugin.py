@@ -6,19 +6,28 @@ The lanes of a provider share the process's slots for it: what a person waits fo
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from rockbot import topics
 from rockbot.agents.roster import AgentSet
+from rockbot.catalogue.prices import PriceTable
+from rockbot.catalogue.spending import Spending
 from rockbot.chain import Order
 from rockbot.errors import ConfigError
+from rockbot.llm import LlmClient
 from rockbot.machines.transcript import Transcripts
 from rockbot.plugins import Contribution, Link, Services
+from rockbot_handlers.llm.admission import Backends
 from rockbot_handlers.llm.handler import LlmHandler
 from rockbot_handlers.llm.providers import open_clients
 from rockbot_handlers.llm.streaming import Streaming
+from rockbot_messaging.retries import RetryPolicy
 from rockbot_messaging.subscriptions import Lane, WorkSubscription
 
-__all__ = ["plugin"]
+__all__ = ["contribution", "plugin"]
+
+#: Returns of a call that waits for its backend, some seconds each: its deadline ends it long before, or the age of a week.
+_MOST_LOOKS = 100_000
 
 
 def plugin(services: Services) -> Contribution:
@@ -27,16 +36,26 @@ def plugin(services: Services) -> Contribution:
     Raises:
         ConfigError: an agent's model, or its provider's settings, are wrong.
     """
+    return contribution(services, open_clients(services.settings, services.agents.current.catalogue))
+
+
+def contribution(services: Services, clients: Mapping[str, LlmClient]) -> Contribution:
+    """Model calls with these clients, by provider."""
     settings = services.settings
-    clients = open_clients(settings, services.agents.current.catalogue)
-    concurrency = settings.host.llm_concurrency
+
+    def at_once(backend: str) -> int:
+        its = settings.backends.get(backend)
+        slots = its.slots if its is not None else None
+        return settings.host.llm_concurrency if slots is None else min(slots, settings.host.llm_concurrency)
+
     subscriptions = tuple(
         WorkSubscription(
             name=f"llm.{backend}.{lane}",
             patterns=(topics.llm_request(backend, lane),),
-            prefetch=concurrency,  # a call waiting behind others here could run on another replica
-            concurrency=concurrency,
-            lane=Lane(group=f"llm.{backend}", rank=rank, slots=concurrency),
+            prefetch=at_once(backend),  # a call waiting behind others here could run on another replica
+            concurrency=at_once(backend),
+            lane=Lane(group=f"llm.{backend}", rank=rank, slots=at_once(backend)),
+            retry=RetryPolicy(max_handbacks=_MOST_LOOKS),
         )
         for backend in clients
         for rank, lane in enumerate(topics.LANES)
@@ -60,6 +79,9 @@ def plugin(services: Services) -> Contribution:
         owner=services.owner,
         claim_seconds=settings.host.claim_seconds,
         running=services.running,
+        backends=Backends(settings.backends, store=services.state, clock=services.clock),
+        prices=PriceTable.load(settings.prices),
+        spending=Spending(services.state),
         streaming=Streaming(settings.streaming, state=services.state, signal=services.signal),
     )
     return Contribution(links=(Link(Order.WORK, "llm", handler),), subscriptions=subscriptions, close=close)
