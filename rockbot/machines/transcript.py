@@ -17,6 +17,7 @@ from rockbot.errors import RockBotError
 from rockbot.events.models import LlmRequest, SegmentRef
 from rockbot.events.registry import explain
 from rockbot.machines.segments import Segment
+from rockbot.machines.transcript_rules import begun
 from rockbot.state.keys import segment_key, segment_prefix
 from rockbot.state.ports import IndexRow, StateStore
 
@@ -59,7 +60,7 @@ class Transcripts:
             segment = await self._segment(tenant, conversation_id, head)
             pieces.append(segment.messages)
             head = segment.previous
-        messages = tuple(message for piece in reversed(pieces) for message in piece)
+        messages = begun([message for piece in reversed(pieces) for message in piece])
         return request.model_copy(update={"messages": messages, "earlier": None})
 
     async def _segment(self, tenant: str, conversation_id: str, ref: SegmentRef) -> Segment:

@@ -6,15 +6,26 @@ Pure. Tests hold every request to these rules; compaction asks them where a tran
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
-from rockbot.events.content import Message, ToolCallPart, ToolResultPart
+from rockbot.events.content import Message, TextPart, ToolCallPart, ToolResultPart
 
-__all__ = ["may_cut", "transcript_problems"]
+__all__ = ["begun", "may_cut", "transcript_problems"]
+
+#: Stands for what is not shown: a transcript begins with a user's message.
+_LEFT_OUT: Final = "[earlier messages are left out here]"
 
 
 def may_cut(messages: Sequence[Message], at: int) -> bool:
     """Whether no call stands before the place `at` whose result stands behind it, or is still to come."""
     return at == 0 or not messages[at - 1].tool_calls
+
+
+def begun(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The messages, with a note before them when they begin in the middle of a transcript, with a reply."""
+    if not messages or messages[0].role == "user":
+        return tuple(messages)
+    return (Message(role="user", parts=(TextPart(text=_LEFT_OUT),)), *messages)
 
 
 def transcript_problems(

@@ -84,7 +84,7 @@ def send_request(draft: TurnDraft, task: Task, name: str) -> None:
     agent = draft.agent(task)
     phase = draft.current().phase
     if isinstance(phase, Compacting):
-        request = draft.messages.summary_request(task, agent, draft.state, phase.cut)
+        request = draft.messages.summary_request(task, agent, draft.state, phase)
     else:
         draft.seal(seal(draft.state.messages, draft.state.sealed, limit=draft.given.body_limit))
         request = draft.messages.request(task, agent, draft.state)

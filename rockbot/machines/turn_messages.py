@@ -20,7 +20,7 @@ from rockbot.events.tools import ToolInvoke
 from rockbot.machines.agent_snapshot import AgentRef, AgentSnapshot
 from rockbot.machines.machine import Command, IndexWrite, TimerRequest
 from rockbot.machines.segments import Sealed
-from rockbot.machines.turn_state import Conversation, PendingTool, Task, Turn
+from rockbot.machines.turn_state import Compacting, Conversation, PendingTool, Task, Turn
 from rockbot.state.keys import agent_use_key, approval_key, key, segment_key, task_key, task_under_key
 from rockbot.tokens import estimate_request
 from rockbot_messaging.canceling import CANCEL_TOPIC
@@ -95,14 +95,19 @@ class TurnMessages:
             update={"model": choice.model, "fallbacks": choice.fallbacks, "fall_on": choice.fall_on}
         )
 
-    def summary_request(self, task: Task, agent: AgentSnapshot, state: Conversation, cut: int) -> LlmRequest:
-        """The call that asks for a summary of everything before message `cut` of the tail.
+    def summary_request(self, task: Task, agent: AgentSnapshot, state: Conversation, phase: Compacting) -> LlmRequest:
+        """The call that asks for the summary that a turn waits for.
 
-        It offers the tools that the transcript has calls of, because providers refuse such a transcript otherwise.
+        It offers the tools that the transcript has calls of, because providers refuse such a transcript otherwise. Where the
+        provider said that the whole is too long, it shows the newer half of what is sealed: all of it would be too long again.
         """
         asked = Message(role="user", parts=(TextPart(text=SUMMARISE),))
         request = self.request(task, agent, state, role="memory")
-        return request.model_copy(update={"messages": (*state.messages[:cut], asked)})
+        earlier = request.earlier
+        if phase.forced and earlier is not None:
+            since = earlier.since + (earlier.number - earlier.since) // 2
+            earlier = earlier.model_copy(update={"since": since})
+        return request.model_copy(update={"earlier": earlier, "messages": (*state.messages[: phase.cut], asked)})
 
     def call(
         self, task: Task, name: str, call: str, event: LlmRequest | ToolInvoke, topic: str, deadline_ms: int

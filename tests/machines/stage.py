@@ -26,7 +26,7 @@ from rockbot.events import (
 from rockbot.machines.agent_snapshot import AgentSnapshot
 from rockbot.machines.machine import Command, Decision, Input, TimerRequest, advance, fold
 from rockbot.machines.segments import Segment
-from rockbot.machines.transcript_rules import transcript_problems
+from rockbot.machines.transcript_rules import begun, transcript_problems
 from rockbot.machines.turn import TurnMachine, return_token
 from rockbot.machines.turn_records import TurnRecord
 from rockbot.machines.turn_state import Conversation
@@ -235,7 +235,7 @@ class Play:
     def shown(self, request: LlmRequest) -> list[Message]:
         """What a request shows to the model."""
         since = request.earlier.since if request.earlier else 0
-        return [*self._before(request.earlier, since), *request.messages]
+        return list(begun([*self._before(request.earlier, since), *request.messages]))
 
     def _before(self, head: SegmentRef | None, since: int = 0) -> list[Message]:
         messages: list[Message] = []

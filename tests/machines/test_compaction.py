@@ -11,6 +11,7 @@ from rockbot.context import Context
 from rockbot.events import AgentTask, ImagePart, LlmRequest, LlmResponse, Message, TextPart, ToolResultPart, Usage
 from rockbot.machines.engine import Engine
 from rockbot.machines.segments import TAIL_BYTES
+from rockbot.machines.transcript_rules import transcript_problems
 from rockbot.machines.turn import TurnMachine, return_token
 from rockbot.machines.turn_messages import SUMMARISE
 from rockbot.machines.turn_records import RECORDS, AnswerIgnored
@@ -97,6 +98,25 @@ def test_a_provider_that_says_the_window_is_full_is_asked_once_more_after_a_summ
     response = play.responses[-1]
     assert response.error
     assert (response.status, response.error.code, response.output) == ("failed", "context_window", "still too lo")
+    play.check()
+
+
+def test_what_the_provider_finds_too_long_is_not_sent_again_whole_for_its_summary() -> None:
+    play = Play(agent("add", max_model_calls=100, context_window=1_000_000))
+    play.ask("go on")
+    for step in range(12):
+        play.answer(calls("add", text=f"step {step} " + "x" * 10_000))
+        play.answer(result("y" * 40_000), to="add")
+    before = len(play.shown(play.requests[-1]))
+    play.answer(says("", stop_reason="context_window"))
+    memory = play.requests[-1]
+    assert memory.role == "memory"
+    shown = play.shown(memory)
+    assert before // 3 < len(shown) < before * 2 // 3
+    assert not transcript_problems(shown)
+    play.answer(says("we counted"))
+    assert play.shown(play.requests[-1])[0].text.startswith("[A summary")
+    assert len(play.shown(play.requests[-1])) < 4
     play.check()
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rockbot.events import Message, TextPart, ToolCallPart, ToolResultPart
-from rockbot.machines.transcript_rules import may_cut, transcript_problems
+from rockbot.machines.transcript_rules import begun, may_cut, transcript_problems
 
 
 def said(role: str, *parts: object) -> Message:
@@ -109,3 +109,12 @@ def test_neighbours_of_the_user_and_open_calls_are_a_matter_of_taste() -> None:
     assert transcript_problems(twice) == []
     assert transcript_problems(twice, alternating=True) != []
     assert transcript_problems([said("user", TEXT), said("assistant", call("a"))], open_calls=True) == []
+
+
+@settings(max_examples=50)
+@given(ROUNDS, st.integers(0, 8))
+def test_a_transcript_that_begins_in_the_middle_is_a_correct_one_with_its_note(rounds: list[int], at: int) -> None:
+    messages = transcript(rounds)
+    if may_cut(messages, at := min(at, len(messages))):
+        assert transcript_problems(begun(messages[at:])) == []
+        assert begun(messages) == tuple(messages)
