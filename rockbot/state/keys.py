@@ -33,6 +33,7 @@ __all__ = [
     "task_key",
     "task_under_key",
     "tasks_under",
+    "tenant_prefix",
 ]
 
 Key = NewType("Key", str)
@@ -61,6 +62,17 @@ def prefix(tenant: str, space: str, *parts: str) -> Prefix:
     if not all(texts):
         raise ValueError(f"a state prefix has no empty parts: {texts!r}")
     return Prefix("/".join(map(_escaped, texts)) + "/")
+
+
+def tenant_prefix(tenant: str) -> Prefix:
+    """What the keys of everything that belongs to a tenant begin with.
+
+    Raises:
+        ValueError: it is empty.
+    """
+    if not tenant:
+        raise ValueError("a tenant has a name")
+    return Prefix(_escaped(tenant) + "/")
 
 
 def _escaped(text: str) -> str:

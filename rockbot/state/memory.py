@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, final
 
-from rockbot.state import rules
+from rockbot.state import memory_whole, rules
 from rockbot.state.keys import Key, Prefix
 from rockbot.state.memory_data import Data, Reserved, Stream
 from rockbot.state.ports import (
     ANY,
     Append,
+    Census,
     Commit,
+    Dump,
     Entry,
+    Item,
+    ItemKind,
     Lease,
     Loaded,
     OutboxRow,
@@ -282,6 +286,25 @@ class MemoryStateStore:
         held.settled = True
         held.until_ms = max(held.until_ms, self._clock.now_ms())
         data.settled[held.key] = data.settled.get(held.key, 0.0) + actual
+
+    # -- whole
+
+    async def census(self) -> Census:
+        return memory_whole.census(self._held(), self._clock.now_ms())
+
+    async def dump(self, kind: ItemKind, *, after: str | None = None, limit: int = 100) -> Dump:
+        rules.check_limit(limit)
+        return memory_whole.dump(self._held(), kind, after, limit, self._clock.now_ms())
+
+    async def restore(self, items: Sequence[Item]) -> None:
+        rules.check_items(items)
+        memory_whole.restore(self._held(), items)
+
+    async def erase(self, under: Prefix) -> Mapping[ItemKind, int]:
+        return memory_whole.erase(self._held(), under)
+
+    async def drop_rows(self, ids: Sequence[str]) -> int:
+        return memory_whole.drop_rows(self._held(), ids)
 
     def _held(self) -> Data:
         if self._data is None:

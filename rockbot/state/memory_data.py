@@ -75,13 +75,17 @@ class Data:
 
     def write(self, key: Key, value: bytes, until_ms: int | None, *, now_ms: int) -> int:
         """Set a value; its new version."""
-        if key not in self.values:
-            insort(self.order, key)
         self.counter += 1
         version = self.counter
-        self.values[key] = (Entry(key, value, version), until_ms)
+        self.keep(key, value, version, until_ms)
         self.sweep(now_ms)
         return version
+
+    def keep(self, key: Key, value: bytes, version: int, until_ms: int | None) -> None:
+        """Set a value that has its version already."""
+        if key not in self.values:
+            insort(self.order, key)
+        self.values[key] = (Entry(key, value, version), until_ms)
 
     def remove(self, key: str) -> None:
         """Forget a value."""

@@ -7,7 +7,7 @@ replicas with skewed clocks agree. Durations are seconds. Every store passes `ro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from rockbot.state.data import (
@@ -30,14 +30,19 @@ from rockbot.state.data import (
     Write,
 )
 from rockbot.state.data import _Any as _Any
+from rockbot.state.items import Census, Dump, Item, ItemKind
 from rockbot.state.keys import Key, Prefix
 
 __all__ = [
     "ANY",
     "Append",
+    "Census",
     "Commit",
+    "Dump",
     "Entry",
     "IndexRow",
+    "Item",
+    "ItemKind",
     "Lease",
     "Loaded",
     "OutboxRow",
@@ -196,4 +201,40 @@ class StateStore(Protocol):
 
     async def settle(self, id: str, actual: float) -> None:
         """Replace a reservation by what was really used (also more than reserved; 0 gives it back); idempotent by id."""
+        ...
+
+    # -- the whole store, for its operator ----------------------------------------------------------------------------
+
+    async def census(self) -> Census:
+        """Look at the store: how it keeps things, how many there are, what waits too long."""
+        ...
+
+    async def dump(self, kind: ItemKind, *, after: str | None = None, limit: int = 100) -> Dump:
+        """Items of one kind in their order, from behind `after` (a former page's `next`).
+
+        A page ends early when it has `rockbot.state.items.DUMP_BYTES` of content. What is written meanwhile may or may not
+        be in later pages: for a copy that fits together, nobody writes.
+        """
+        ...
+
+    async def restore(self, items: Sequence[Item]) -> None:
+        """Store items of one kind, in the order in which they were dumped, in place of what has their names.
+
+        Doing it again changes nothing. Records, handled messages, snapshots and rows need their stream.
+
+        Raises:
+            ValueError: they are of several kinds.
+        """
+        ...
+
+    async def erase(self, under: Prefix) -> Mapping[ItemKind, int]:
+        """Remove everything whose key or id is, or begins with, a prefix: how many of each kind were removed.
+
+        With a stream or the mark of a commit go the rows of the outbox that belong to them. Not one transaction: what is
+        written meanwhile may stay. Doing it again removes that too.
+        """
+        ...
+
+    async def drop_rows(self, ids: Sequence[str]) -> int:
+        """Remove rows of the outbox although nobody sent or answered them; how many there were."""
         ...

@@ -6,16 +6,20 @@ this module only when such a store is asked for: it needs the extra `sql`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, final
 
-from rockbot.state import rules
+from rockbot.state import postgres_whole, rules
 from rockbot.state.keys import Key, Prefix
 from rockbot.state.ports import (
     ANY,
     Append,
+    Census,
     Commit,
+    Dump,
     Entry,
+    Item,
+    ItemKind,
     Lease,
     Loaded,
     OutboxRow,
@@ -235,6 +239,25 @@ class PostgresStateStore:
     async def settle(self, id: str, actual: float) -> None:
         rules.check_amount(actual, "the use")
         await self._pool.rows("SELECT @.settle($1, $2)", id, actual)
+
+    # -- whole
+
+    async def census(self) -> Census:
+        return await postgres_whole.census(self._pool)
+
+    async def dump(self, kind: ItemKind, *, after: str | None = None, limit: int = 100) -> Dump:
+        rules.check_limit(limit)
+        return await postgres_whole.dump(self._pool, kind, after=after, limit=limit)
+
+    async def restore(self, items: Sequence[Item]) -> None:
+        if kind := rules.check_items(items):
+            await postgres_whole.restore(self._pool, kind, items)
+
+    async def erase(self, under: Prefix) -> Mapping[ItemKind, int]:
+        return await postgres_whole.erase(self._pool, under)
+
+    async def drop_rows(self, ids: Sequence[str]) -> int:
+        return await postgres_whole.drop_rows(self._pool, ids)
 
 
 def _columns_of(writes: Sequence[Write]) -> tuple[object, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["STEP_FUNCTIONS", "VALUE_FUNCTIONS"]
+__all__ = ["ERASE_FUNCTIONS", "STEP_FUNCTIONS", "VALUE_FUNCTIONS"]
 
 VALUE_FUNCTIONS: Final = (
     """CREATE FUNCTION @.clock_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
@@ -249,5 +249,36 @@ STEP_FUNCTIONS: Final = (
         PERFORM @.begin_write('{}');
         DELETE FROM @.state_timers AS held USING unnest(ids, dues) AS gone (id, due)
             WHERE held.id = gone.id AND held.due_ms = gone.due;
+    END $$""",
+)
+
+#: Since version 2.
+ERASE_FUNCTIONS: Final = (
+    # Behind the locks of `append`, so that no step is stored into a stream that is being removed.
+    """CREATE FUNCTION @.erase_streams(
+        names text[], OUT streams bigint, OUT records bigint, OUT handled bigint, OUT snapshots bigint, OUT outbox bigint)
+    LANGUAGE plpgsql VOLATILE AS $$
+    DECLARE ids bigint[];
+    BEGIN
+        PERFORM @.begin_write(ARRAY(SELECT 'stream ' || one FROM unnest(names) AS one));
+        WITH gone AS (DELETE FROM @.state_streams WHERE key = ANY (names) RETURNING id)
+            SELECT coalesce(array_agg(id), '{}') INTO ids FROM gone;
+        streams := cardinality(ids);
+        DELETE FROM @.state_records WHERE stream = ANY (ids);
+        GET DIAGNOSTICS records = ROW_COUNT;
+        DELETE FROM @.state_handled WHERE stream = ANY (ids);
+        GET DIAGNOSTICS handled = ROW_COUNT;
+        DELETE FROM @.state_snapshots WHERE stream = ANY (ids);
+        GET DIAGNOSTICS snapshots = ROW_COUNT;
+        DELETE FROM @.state_outbox WHERE stream = ANY (ids);
+        GET DIAGNOSTICS outbox = ROW_COUNT;
+    END $$""",
+    """CREATE FUNCTION @.erase_values(names text[], OUT gone bigint, OUT outbox bigint) LANGUAGE plpgsql VOLATILE AS $$
+    BEGIN
+        PERFORM @.begin_write(names);
+        DELETE FROM @.state_outbox WHERE stream IN (SELECT -version FROM @.state_values WHERE key = ANY (names));
+        GET DIAGNOSTICS outbox = ROW_COUNT;
+        DELETE FROM @.state_values WHERE key = ANY (names);
+        GET DIAGNOSTICS gone = ROW_COUNT;
     END $$""",
 )

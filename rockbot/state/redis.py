@@ -8,16 +8,20 @@ the server's. Import this module only when such a store is asked for: it needs t
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, final
 
-from rockbot.state import rules
+from rockbot.state import redis_whole, rules
 from rockbot.state.keys import Key, Prefix
 from rockbot.state.ports import (
     ANY,
     Append,
+    Census,
     Commit,
+    Dump,
     Entry,
+    Item,
+    ItemKind,
     Lease,
     Loaded,
     OutboxRow,
@@ -201,6 +205,25 @@ class RedisStateStore:
     async def settle(self, id: str, actual: float) -> None:
         rules.check_amount(actual, "the use")
         await self._server.run("settle", id, repr(actual), rules.REMEMBER_MS)
+
+    # -- whole
+
+    async def census(self) -> Census:
+        return await redis_whole.census(self._server)
+
+    async def dump(self, kind: ItemKind, *, after: str | None = None, limit: int = 100) -> Dump:
+        rules.check_limit(limit)
+        return await redis_whole.dump(self._server, kind, after=after, limit=limit)
+
+    async def restore(self, items: Sequence[Item]) -> None:
+        if kind := rules.check_items(items):
+            await redis_whole.restore(self._server, kind, items)
+
+    async def erase(self, under: Prefix) -> Mapping[ItemKind, int]:
+        return await redis_whole.erase(self._server, under)
+
+    async def drop_rows(self, ids: Sequence[str]) -> int:
+        return int(await self._server.run("drop_rows", len(ids), *ids)) if ids else 0
 
 
 def _told_value(value: bytes | None) -> tuple[Argument, Argument]:

@@ -4,19 +4,19 @@ A script reads its arguments one after the other (`take`). Everything is stored 
 a store belong together: `n` and `seq` are counters, `v:` values and `i:` the names of a space in order, `x` when values
 end, `s:` streams with their records `r:` and handled messages `h:`, `o:` rows of the outbox, `rows` their order, `touched`
 when, and `g:` those of one cause, `due` and `timer` timers, `l:` leases, `a:` amounts, `q:` reservations and `p:` the
-open ones of an amount.
+open ones of an amount. `spaces`, `streams`, `amounts` and `calls` (reservations by their end) say what there is of these.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["SCRIPTS", "SERVER_CLOCK"]
+__all__ = ["READ", "ROWS", "SCRIPTS", "SERVER_CLOCK", "VALUES"]
 
 #: The instant of a script, as Lua.
 SERVER_CLOCK: Final = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000)"
 
-_READ: Final = """
+READ: Final = """
 local P = KEYS[1]
 local call = redis.call
 local place = 0
@@ -38,21 +38,24 @@ end
 local function group(owner, cause) return P .. ':g:' .. owner .. '\\0' .. cause end
 """
 
-_VALUES: Final = """
-local function space(key) return P .. ':i:' .. (string.match(key, '^[^/]*/[^/]*') or key) end
+VALUES: Final = """
+local function space(key) return string.match(key, '^[^/]*/[^/]*') or key end
 local function remove(key)
     call('DEL', P .. ':v:' .. key)
-    call('ZREM', space(key), key)
+    call('ZREM', P .. ':i:' .. space(key), key)
     call('ZREM', P .. ':x', key)
+end
+local function keep(key, data, number, until_ms)
+    call('HSET', P .. ':v:' .. key, 'n', number, 'x', until_ms or '', 'd', data)
+    if call('ZADD', P .. ':i:' .. space(key), 0, key) == 1 then call('SADD', P .. ':spaces', space(key)) end
+    if until_ms then call('ZADD', P .. ':x', until_ms, key) else call('ZREM', P .. ':x', key) end
 end
 local function set_value(key, data, until_ms)
     local number = call('INCR', P .. ':n')
     if number % 256 == 0 then
         for _, gone in ipairs(call('ZRANGEBYSCORE', P .. ':x', '-inf', now, 'LIMIT', 0, 512)) do remove(gone) end
     end
-    call('HSET', P .. ':v:' .. key, 'n', number, 'x', until_ms or '', 'd', data)
-    call('ZADD', space(key), 0, key)
-    if until_ms then call('ZADD', P .. ':x', until_ms, key) else call('ZREM', P .. ':x', key) end
+    keep(key, data, number, until_ms)
     return number
 end
 local function take_writes()
@@ -83,7 +86,7 @@ local function write_all(writes)
 end
 """
 
-_ROWS: Final = """
+ROWS: Final = """
 local function close_row(id)
     local siblings = call('HGET', P .. ':o:' .. id, 'g')
     if not siblings then return end
@@ -92,17 +95,18 @@ local function close_row(id)
     call('ZREM', P .. ':touched', id)
     call('ZREM', siblings, id)
 end
+local function add_row(owner, sends, touched)
+    local id, cause, door, address, awaits, message = take(), take(), take(), take(), take(), take()
+    close_row(id)
+    local number, siblings = call('INCR', P .. ':seq'), group(owner, cause)
+    call('HSET', P .. ':o:' .. id, 'c', cause, 'd', door, 'a', address, 'w', awaits, 'm', message,
+        's', sends, 't', touched, 'u', 0, 'b', '', 'g', siblings)
+    call('ZADD', P .. ':rows', number, id)
+    call('ZADD', P .. ':touched', touched, id)
+    call('ZADD', siblings, number, id)
+end
 local function add_rows(owner)
-    for _ = 1, count() do
-        local id, cause, door, address, awaits, message = take(), take(), take(), take(), take(), take()
-        close_row(id)
-        local number, siblings = call('INCR', P .. ':seq'), group(owner, cause)
-        call('HSET', P .. ':o:' .. id, 'c', cause, 'd', door, 'a', address, 'w', awaits, 'm', message,
-            's', 0, 't', now, 'u', 0, 'b', '', 'g', siblings)
-        call('ZADD', P .. ':rows', number, id)
-        call('ZADD', P .. ':touched', now, id)
-        call('ZADD', siblings, number, id)
-    end
+    for _ = 1, count() do add_row(owner, 0, now) end
 end
 """
 
@@ -149,6 +153,7 @@ _BODIES: Final = {
         local version = tonumber(call('HGET', head, 'v') or '0')
         if call('SISMEMBER', P .. ':h:' .. stream, message) == 1 then return {2, version} end
         if version ~= expected then return {1, version} end
+        if version == 0 then call('ZADD', P .. ':streams', 0, stream) end
         local records = count()
         for _ = 1, records do call('RPUSH', P .. ':r:' .. stream, string.format('%.0f\\n', now) .. take()) end
         version = version + records
@@ -279,6 +284,7 @@ _BODIES: Final = {
             until_ms = math.max(until_ms, tonumber(held[3]))
             call('HSET', name, 'x', until_ms)
             call('PEXPIRE', name, until_ms - now + remember)
+            call('ZADD', P .. ':calls', until_ms, id)
             if held[2] == '0' then call('ZADD', P .. ':p:' .. held[1], until_ms, id) end
             return told(1)
         end
@@ -286,6 +292,8 @@ _BODIES: Final = {
         if held[1] then call('ZREM', P .. ':p:' .. held[1], id) end
         call('HSET', name, 'k', key, 'a', amount, 's', 0, 'x', until_ms)
         call('PEXPIRE', name, ttl + remember)
+        call('ZADD', P .. ':calls', until_ms, id)
+        call('ZREMRANGEBYSCORE', P .. ':calls', '-inf', now - remember)
         call('ZADD', open, until_ms, id)
         taken = taken + wanted
         return told(1)""",
@@ -297,16 +305,19 @@ _BODIES: Final = {
         call('ZREM', P .. ':p:' .. held[1], id)
         if actual == 0 then
             call('DEL', name)
+            call('ZREM', P .. ':calls', id)
             return 0
         end
         local until_ms = math.max(tonumber(held[3]), now)
         call('HSET', name, 's', 1, 'x', until_ms)
         call('PEXPIRE', name, until_ms - now + remember)
+        call('ZADD', P .. ':calls', until_ms, id)
+        call('ZADD', P .. ':amounts', 0, held[1])
         local sum = P .. ':a:' .. held[1]
         call('SET', sum, string.format('%.17g', tonumber(call('GET', sum) or '0') + actual))
         return 0""",
 }
-_NEEDS: Final = {"write": _VALUES, "commit": _VALUES + _ROWS, "append": _VALUES + _ROWS, "mark_sent": _ROWS}
+_NEEDS: Final = {"write": VALUES, "commit": VALUES + ROWS, "append": VALUES + ROWS, "mark_sent": ROWS}
 
 #: Each script by its name, without the clock that goes before it.
-SCRIPTS: Final = {name: _READ + _NEEDS.get(name, "") + body for name, body in _BODIES.items()}
+SCRIPTS: Final = {name: READ + _NEEDS.get(name, "") + body for name, body in _BODIES.items()}

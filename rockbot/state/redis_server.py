@@ -20,13 +20,14 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from rockbot.errors import ConfigError
 from rockbot.state.ports import StateUnavailable
 from rockbot.state.redis_scripts import SCRIPTS
+from rockbot.state.redis_whole_scripts import WHOLE_SCRIPTS
 from rockbot.state.rules import not_open
 from rockbot.state.under_way import UnderWay
 
-__all__ = ["RedisAddress", "RedisServer"]
+__all__ = ["FORM", "RedisAddress", "RedisServer"]
 
 #: The form of what is stored; a release refuses what a newer one wrote.
-_FORM: Final = 1
+FORM: Final = 2
 _CONNECT_SECONDS: Final = 5.0
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _PLACE: Final = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?")
@@ -88,7 +89,7 @@ class RedisServer:
 
     def __init__(self, address: RedisAddress, clock: str) -> None:
         self._address = address
-        self._scripts = {name: f"{clock}\n{body}" for name, body in SCRIPTS.items()}
+        self._scripts = {name: f"{clock}\n{body}" for name, body in (SCRIPTS | WHOLE_SCRIPTS).items()}
         self._hashes = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._scripts.items()}  # noqa: S324 - what Redis names scripts by
         self._client: Redis | None = None
         self._calls = UnderWay()
@@ -164,13 +165,35 @@ class RedisServer:
             )
         if facts.get("role") == "slave":
             raise StateUnavailable(f"state store {shown} is a replica; name the primary")
-        await client.set(f"{self._address.tag}:form", _FORM, nx=True)
-        form = int(await client.get(f"{self._address.tag}:form") or _FORM)
-        if form > _FORM:
+        await client.set(f"{self._address.tag}:form", FORM, nx=True)
+        form = int(await client.get(f"{self._address.tag}:form") or FORM)
+        if form > FORM:
             raise StateUnavailable(
-                f"state store {shown} holds form {form}, and this release knows {_FORM}: "
+                f"state store {shown} holds form {form}, and this release knows {FORM}: "
                 "a newer release wrote it; run that one, or give this one another prefix"
             )
+        if form < FORM:
+            await _list_what_is_there(client, self._address.tag)
+            await client.set(f"{self._address.tag}:form", FORM)
+
+    async def facts(self) -> tuple[str, int, tuple[str, ...]]:
+        """What the server is, how many bytes it holds, and what speaks against it keeping what it was told.
+
+        Raises:
+            StateUnavailable: it does not say.
+        """
+        client = self._client
+        if client is None:
+            raise not_open(self._address.shown)
+        with self._calls:
+            try:
+                told = await client.info()
+                doubts = await _doubts(client)
+            except _FAILURES as exc:
+                raise self._explain(exc) from exc
+        name = "Valkey" if "valkey_version" in told else "Redis"
+        version = told.get("valkey_version", told.get("redis_version", "of an unknown version"))
+        return f"{name} {version}", int(told.get("used_memory", 0)), doubts
 
     def _explain(self, exc: BaseException) -> StateUnavailable:
         kind = type(exc).__name__
@@ -194,3 +217,20 @@ async def _doubts(client: Redis) -> tuple[str, ...]:
         for name, value in wanted.items()
         if found.get(name) != value
     )
+
+
+async def _list_what_is_there(client: Redis, tag: str) -> None:
+    """From form 1 to 2: spaces, streams, amounts and reservations are listed, so that they are found without a search."""
+    async for name in client.scan_iter(match=f"{tag}:[isaq]:*", count=1000):
+        kind, _, rest = name[len(tag) + 1 :].partition(b":")
+        match kind:
+            case b"i":
+                await client.sadd(f"{tag}:spaces", rest)
+            case b"s":
+                await client.zadd(f"{tag}:streams", {rest: 0})
+            case b"a":
+                await client.zadd(f"{tag}:amounts", {rest: 0})
+            case b"q":
+                until_ms = await client.hget(name, "x")
+                if until_ms is not None:
+                    await client.zadd(f"{tag}:calls", {rest: float(until_ms)})

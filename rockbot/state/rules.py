@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from rockbot.state.keys import Key
+from rockbot.state.items import KINDS, Item, ItemKind, kind_of
+from rockbot.state.keys import Key, Prefix
 from rockbot.state.ports import ANY, Append, Commit, StateUnavailable, VersionConflict, Write, _Any
 
 __all__ = [
@@ -13,13 +14,16 @@ __all__ = [
     "already_committed",
     "check_amount",
     "check_commit",
+    "check_items",
     "check_limit",
     "check_step",
     "check_version",
     "check_writes",
+    "counted",
     "exceeds",
     "instant",
     "is_over",
+    "is_under",
     "longest_wait_ms",
     "not_open",
     "prefix_end",
@@ -123,6 +127,28 @@ def check_limit(limit: int) -> None:
     """Raises ValueError: a page of no rows would never end a listing."""
     if limit < 1:
         raise ValueError(f"a limit of rows is at least 1, not {limit}")
+
+
+def check_items(items: Sequence[Item]) -> ItemKind | None:
+    """The kind of some items, None when there are none.
+
+    Raises:
+        ValueError: they are of several kinds.
+    """
+    kinds = {kind_of(item) for item in items}
+    if len(kinds) > 1:
+        raise ValueError(f"items are restored kind by kind, not {' and '.join(sorted(kinds))} at once")
+    return kinds.pop() if kinds else None
+
+
+def is_under(name: str, under: Prefix) -> bool:
+    """Whether a key is the one that a prefix was made of, or under it."""
+    return name.startswith(under) or name == under[:-1]
+
+
+def counted(gone: Mapping[ItemKind, int]) -> dict[ItemKind, int]:
+    """What was removed, in the order of kinds, without those of which nothing was."""
+    return {kind: gone[kind] for kind in KINDS if gone.get(kind)}
 
 
 def check_amount(amount: float, what: str) -> None:

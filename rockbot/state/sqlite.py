@@ -6,17 +6,22 @@ use one file on a local disk; each has its own connection, and SQLite's write lo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import final
 
-from rockbot.state import rules, sqlite_steps, sqlite_values
+from rockbot.state import rules, sqlite_steps, sqlite_values, sqlite_whole
 from rockbot.state.keys import Key, Prefix
 from rockbot.state.ports import (
     ANY,
     Append,
+    Census,
     Commit,
+    Dump,
     Entry,
+    Item,
+    ItemKind,
     Lease,
     Loaded,
     OutboxRow,
@@ -150,6 +155,31 @@ class SqliteStateStore:
     async def settle(self, id: str, actual: float) -> None:
         rules.check_amount(actual, "the use")
         await self._file.write(lambda at: sqlite_values.settle(at, id, actual, self._now()))
+
+    # -- whole
+
+    async def census(self) -> Census:
+        return await self._file.read(lambda at: sqlite_whole.census(at, self._now()))
+
+    async def dump(self, kind: ItemKind, *, after: str | None = None, limit: int = 100) -> Dump:
+        rules.check_limit(limit)
+        return await self._file.read(
+            lambda at: sqlite_whole.dump(at, kind, after=after, limit=limit, now_ms=self._now())
+        )
+
+    async def restore(self, items: Sequence[Item]) -> None:
+        rules.check_items(items)
+        if items:
+            await self._file.write(lambda at: sqlite_whole.restore(at, items))
+
+    async def erase(self, under: Prefix) -> Mapping[ItemKind, int]:
+        gone: Counter[ItemKind] = Counter()
+        while some := +await self._file.write(lambda at: sqlite_whole.erase_some(at, under)):
+            gone += some
+        return rules.counted(gone)
+
+    async def drop_rows(self, ids: Sequence[str]) -> int:
+        return await self._file.write(lambda at: sqlite_whole.drop_rows(at, ids)) if ids else 0
 
     def _now(self) -> int:
         return self._clock.now_ms()

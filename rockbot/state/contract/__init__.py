@@ -21,9 +21,12 @@ from rockbot.state.contract.stores import StoresUnderTest
 from rockbot.state.contract.streams import StreamCases
 from rockbot.state.contract.timers import TimerCases
 from rockbot.state.contract.values import ValueCases
+from rockbot.state.contract.wholes import WholeCases
 
 __all__ = ["LedgerContract", "LedgersUnderTest", "StateStoreContract", "StoresUnderTest"]
 
 
-class StateStoreContract(ValueCases, CommitCases, StreamCases, OutboxCases, TimerCases, LeaseCases, AmountCases):
+class StateStoreContract(
+    ValueCases, CommitCases, StreamCases, OutboxCases, TimerCases, LeaseCases, AmountCases, WholeCases
+):
     """Every case; a subclass gives the fixture `stores`, a fresh `StoresUnderTest` without data."""
