@@ -32,7 +32,7 @@ class _Part(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    origin: Annotated[str | None, BeforeValidator(lambda given: given if isinstance(given, str) else None)] = None
+    origin: Annotated[str | None, BeforeValidator(lambda given: given[:100] if isinstance(given, str) else None)] = None
 
 
 class TextPart(_Part):
@@ -136,15 +136,10 @@ def stamped(parts: Iterable[PartT], origin: str) -> tuple[PartT, ...]:
     return tuple(part if part.origin else part.model_copy(update={"origin": origin}) for part in parts)
 
 
-def origins_of(parts: Iterable[object]) -> frozenset[str]:
-    """Where the content of these parts came from, tool results looked into."""
-    found: set[str] = set()
-    for part in parts:
-        if isinstance(part, ToolResultPart):
-            found |= origins_of(part.parts)
-        elif isinstance(part, _Part) and part.origin:
-            found.add(part.origin)
-    return frozenset(found)
+def origins_of(parts: Iterable[object], *, otherwise: str = "") -> frozenset[str]:
+    """Where the content of these parts came from; of those that do not say so, it is `otherwise`."""
+    found = (part.origin or otherwise for part in parts if isinstance(part, _Part))
+    return frozenset(origin for origin in found if origin)
 
 
 def text_of(parts: Iterable[object]) -> str:

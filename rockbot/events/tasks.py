@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,6 +13,7 @@ from rockbot_messaging.notices import STALLED_TYPE
 from rockbot_messaging.ports import Door
 
 __all__ = [
+    "APPROVAL_REQUIRED",
     "AgentResponse",
     "AgentStatus",
     "AgentTask",
@@ -144,6 +145,10 @@ class StepExpired(Event):
     type_name: ClassVar[str] = "rockbot.agent.step-expired"
 
     message_id: str
+
+
+#: Code of a refusal that a person's approval would lift.
+APPROVAL_REQUIRED: Final = "approval_required"
 
 
 class StepRefused(Event):

@@ -10,7 +10,7 @@ from typing import Final
 
 from rockbot.events.content import Message, TextPart, ToolResultPart, text_of
 from rockbot.events.models import LlmResponse
-from rockbot.events.tasks import ErrorInfo, StepExpired, StepRefused, StepStalled
+from rockbot.events.tasks import APPROVAL_REQUIRED, ErrorInfo, StepExpired, StepRefused, StepStalled
 from rockbot.events.tools import ToolResult
 from rockbot.machines import turn_errors
 from rockbot.machines.limits import exceeded
@@ -24,7 +24,6 @@ from rockbot.machines.turn_state import AwaitingTools, Compacting, PendingTool, 
 from rockbot.tokens import corrected_factor, estimate_request
 
 __all__ = [
-    "APPROVAL_REQUIRED",
     "STALL_LIMIT",
     "expired",
     "gave_up",
@@ -36,8 +35,6 @@ __all__ = [
 
 #: Seconds that a stalled turn waits for somebody to send its dead letter on.
 STALL_LIMIT: Final = 7 * 86_400
-#: Code of a refusal by which a worker asks for a person's approval.
-APPROVAL_REQUIRED: Final = "approval_required"
 
 
 def model_replied(draft: TurnDraft, response: LlmResponse) -> None:

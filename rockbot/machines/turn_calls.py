@@ -22,8 +22,8 @@ from rockbot.machines.turn_draft import TurnDraft
 from rockbot.machines.turn_ends import end
 from rockbot.machines.turn_people import asking, open_asks, patience
 from rockbot.machines.turn_records import CallRepeated, ModelCalled, ToolsCalled
-from rockbot.machines.turn_state import AwaitingTools, PendingTool, Task, Turn
-from rockbot.policies.approvals import argument_hash
+from rockbot.machines.turn_state import Ask, AwaitingTools, PendingTool, Task, Turn
+from rockbot.policies.approvals import Approval, argument_hash
 
 __all__ = ["call_again", "call_tools", "go_on", "repeat", "send_tool"]
 
@@ -61,11 +61,13 @@ def _pending(draft: TurnDraft, task: Task, call_id: str, asked: ToolCallPart) ->
         return call.model_copy(update={"result": looked_up})
     spec = agent.tool(asked.tool)
     if not refusal and spec is not None:
-        ask_or_refusal = asking(draft, agent, spec, asked, digest)
-        if isinstance(ask_or_refusal, str):
-            refusal = ask_or_refusal
-        elif ask_or_refusal is not None:
-            return call.model_copy(update={"asks": ask_or_refusal})
+        match asking(draft, agent, spec, asked, digest):
+            case str() as refusal:
+                pass
+            case Approval() as given:
+                call = call.model_copy(update={"approval": given})
+            case Ask() as asks:
+                return call.model_copy(update={"asks": asks})
     if refusal:
         result = ToolResultPart(call_id=asked.call_id, parts=(TextPart(text=refusal),), is_error=True)
         return call.model_copy(update={"result": result})
@@ -90,6 +92,7 @@ def send_tool(draft: TurnDraft, task: Task, name: str, call: PendingTool, argume
         agent=agent.name,
         user=task.user,
         policy=agent.policy.about(call.tool),
+        origins=draft.state.origins,
         approval=call.approval,
     )
     draft.call(task, name, invoke, topics.tool_invoke(spec.toolset), deadline_ms=call.deadline_ms)

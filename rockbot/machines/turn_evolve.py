@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from rockbot.events.content import Message, TextPart, ToolResultPart
+from rockbot.events.content import Message, TextPart, ToolResultPart, origins_of
 from rockbot.machines.cutoffs import noted
 from rockbot.machines.turn_records import (
     AnswerIgnored,
@@ -35,6 +35,7 @@ from rockbot.machines.turn_state import (
     Joined,
     PendingTool,
     StalledCall,
+    Task,
     Turn,
 )
 from rockbot.policies.approvals import Approval
@@ -125,7 +126,8 @@ def _started(state: Conversation, record: TurnStarted) -> Conversation:
     messages = (*state.messages, Message(role="user", parts=task.parts))
     started = Turn(task=task, phase=AwaitingModel(id=record.model_call), deadline_ms=task.deadline_ms, model_calls=1)
     waiting = tuple(each for each in state.waiting if each is not task)
-    return state.model_copy(update={"messages": messages, "turn": started, "waiting": waiting})
+    changes = {"messages": messages, "turn": started, "waiting": waiting, "origins": _heard(state, [task])}
+    return state.model_copy(update=changes)
 
 
 def _ended(state: Conversation, task_id: str) -> Conversation:
@@ -136,6 +138,7 @@ def _ended(state: Conversation, task_id: str) -> Conversation:
     if turn is not None and turn.task.id == task_id:
         waiting = (*turn.unheard, *waiting)
         changes |= {"turn": None, "messages": _without_open_calls(state.messages, turn)}
+        changes |= {"origins": _heard(state, [], turn.pending)}
     elif turn is not None:
         joined = tuple(each for each in turn.joined if each.task.id != task_id)
         changes |= {"turn": turn.model_copy(update={"joined": joined})}
@@ -165,7 +168,21 @@ def _called_again(state: Conversation, turn: Turn, call_id: str) -> Conversation
     told += [Message(role="user", parts=task.parts) for task in turn.unheard]
     joined = tuple(each.model_copy(update={"heard": True}) for each in turn.joined)
     changes = {"phase": AwaitingModel(id=call_id), "model_calls": turn.model_calls + 1, "joined": joined}
-    return state.model_copy(update={"messages": (*state.messages, *told), "turn": turn.model_copy(update=changes)})
+    origins = _heard(state, turn.unheard, turn.pending)
+    return state.model_copy(
+        update={"messages": (*state.messages, *told), "turn": turn.model_copy(update=changes), "origins": origins}
+    )
+
+
+def _heard(state: Conversation, tasks: Iterable[Task], calls: Iterable[PendingTool] = ()) -> tuple[str, ...]:
+    """The origins of the conversation, with those of what the model is told now."""
+    origins = set(state.origins)
+    for task in tasks:
+        origins |= origins_of(task.parts, otherwise="user")
+    for call in calls:
+        if call.result is not None:
+            origins |= origins_of(call.result.parts, otherwise=f"tool:{call.tool}")
+    return tuple(sorted(origins))
 
 
 def _decided(call: PendingTool, record: AskDecided) -> PendingTool:

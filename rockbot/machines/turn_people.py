@@ -18,6 +18,7 @@ from rockbot.machines.approvals import ASK_USER, question_of
 from rockbot.machines.turn_draft import TurnDraft
 from rockbot.machines.turn_records import AskDecided, CallAsked, ToolReturned
 from rockbot.machines.turn_state import Ask, PendingTool, Task
+from rockbot.policies.approvals import Approval
 from rockbot.policies.rulings import evaluate
 
 __all__ = ["ask_after_all", "asking", "note_decision", "open_asks", "patience", "settle"]
@@ -25,19 +26,24 @@ __all__ = ["ask_after_all", "asking", "note_decision", "open_asks", "patience", 
 
 def asking(
     draft: TurnDraft, agent: AgentSnapshot, spec: ToolSpec, asked: ToolCallPart, digest: str
-) -> Ask | str | None:
-    """What people are asked before a call is made; a text for the model when it is not made at all; None: it is made."""
+) -> Ask | Approval | str | None:
+    """What people are asked before a call is made, or their approval for good; a text for the model when it is not made at all.
+
+    None: it is made, and nobody has to be asked.
+    """
     if (spec.name, spec.toolset) == (ASK_USER.name, ASK_USER.toolset):
         question = question_of(asked.arguments)
         if isinstance(question, str):
             return question
         return _ask(draft, agent, "question", question.question, digest, choices=question.choices)
-    ruling = evaluate(agent.policy, spec, asked.arguments)
+    ruling = evaluate(agent.policy, spec, asked.arguments, origins=draft.state.origins)
     if ruling.verdict == "deny":
         return turn_errors.forbidden(spec.name, ruling.reason)
-    if ruling.verdict == "ask" and spec.name not in draft.state.always:
-        return _ask(draft, agent, "approval", ruling.reason, digest)
-    return None
+    if ruling.verdict == "allow":
+        return None
+    if spec.name in draft.state.always:
+        return Approval(approval_id="always", argument_hash=digest)
+    return _ask(draft, agent, "approval", ruling.reason, digest)
 
 
 def ask_after_all(draft: TurnDraft, task: Task, call: PendingTool, reason: str) -> None:

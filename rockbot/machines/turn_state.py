@@ -248,7 +248,7 @@ class Conversation(_Frozen):
 
     `messages` is the tail of the transcript; what is older lies in segments of the state store, the newest of which is
     `sealed`. `token_factor` corrects estimates of tokens by what providers counted. `always` are tools that people approved for
-    good in this conversation.
+    good in this conversation. `origins` is where everything came from that the model has been told so far, summaries included.
     """
 
     messages: tuple[Message, ...] = ()
@@ -258,6 +258,7 @@ class Conversation(_Frozen):
     waiting: tuple[Task, ...] = ()
     ended: int = 0
     always: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
 
     @property
     def earlier(self) -> SegmentRef | None:

@@ -7,6 +7,7 @@ allows does not.
 
 from __future__ import annotations
 
+import json
 import operator
 import re
 from collections.abc import Iterable, Sequence
@@ -49,6 +50,15 @@ class ArgumentMatcher(BaseModel):
     @classmethod
     def _bare(cls, value: Any) -> Any:
         return value if isinstance(value, dict | cls) else {"equals": value}
+
+    @field_validator("equals", "one_of")
+    @classmethod
+    def _is_json(cls, value: Any) -> Any:
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            raise ValueError("arguments are JSON, and no argument can be that; write dates as text") from None
+        return value
 
     @field_validator("regex")
     @classmethod

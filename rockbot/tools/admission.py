@@ -10,7 +10,8 @@ from collections.abc import Callable
 from functools import reduce
 from typing import final
 
-from rockbot.events.tools import ToolInvoke, ToolSpec
+from rockbot.events.tasks import APPROVAL_REQUIRED, StepRefused
+from rockbot.events.tools import ToolInvoke, ToolResult, ToolSpec
 from rockbot.policies import Policy, Ruling, evaluate, stricter
 
 __all__ = ["Admission"]
@@ -23,19 +24,29 @@ class Admission:
     def __init__(self, policy_of: Callable[[str], Policy | None]) -> None:
         self._policy_of = policy_of
 
-    def refusal(self, invoke: ToolInvoke, tool: ToolSpec) -> str:
-        """Why this call must not be made, for the model; empty when it may."""
+    def refusal(self, invoke: ToolInvoke, tool: ToolSpec, *, message_id: str) -> ToolResult | StepRefused | None:
+        """The answer to a call that must not be made; None when it may. `message_id` is its command's.
+
+        A turn that did not know that a person has to approve is told so, and asks; anybody else gets a result.
+        """
         ruling = self.ruling(invoke, tool)
         if ruling.verdict == "allow":
-            return ""
+            return None
         why = f": {ruling.reason}" if ruling.reason else ""
         if ruling.verdict == "deny":
-            return f"the tool was not called, policy denies it{why}"
-        if invoke.approval is None:
-            return f"the tool was not called, it needs a person's approval and has none{why}"
-        if not invoke.approval.covers(invoke.tool, invoke.arguments):
-            return "the tool was not called, the approval it came with is for other arguments"
-        return ""
+            return ToolResult.failure(invoke, f"the tool was not called, policy denies it{why}")
+        if invoke.approval is not None:
+            if invoke.approval.covers(invoke.tool, invoke.arguments):
+                return None
+            return ToolResult.failure(invoke, "the tool was not called, its approval is for other arguments")
+        if invoke.agent:
+            return StepRefused(
+                message_id=message_id,
+                code=APPROVAL_REQUIRED,
+                message=f"it needs a person's approval{why}",
+                limit="policy",
+            )
+        return ToolResult.failure(invoke, f"the tool was not called, it needs a person's approval{why}")
 
     def ruling(self, invoke: ToolInvoke, tool: ToolSpec) -> Ruling:
         """The strictest ruling of all policies that count."""

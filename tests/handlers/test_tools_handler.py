@@ -14,7 +14,7 @@ import pytest
 from rockbot.chain import Chain, Order
 from rockbot.context import Context
 from rockbot.errors import PermanentFailure, TemporaryFailure, Unhandled
-from rockbot.events import AgentStatus, FilePart, ToolInvoke, ToolResult, text_of
+from rockbot.events import AgentStatus, FilePart, StepRefused, ToolInvoke, ToolResult, text_of
 from rockbot.plugins import Services
 from rockbot.policies import Approval, Policy, argument_hash
 from rockbot.state.ledger import StateLedger
@@ -470,13 +470,30 @@ async def test_what_needs_approval_runs_with_an_approval_of_exactly_its_argument
         return "paid"
 
     approval = Approval(approval_id="a", argument_hash=argument_hash("pay", {"amount": 5}), by="anna")
-    assert "needs a person's approval and has none" in said(await call("pay", given={"amount": 5}))
+    assert "needs a person's approval" in said(await call("pay", given={"amount": 5}))
     other = await call("pay", given={"amount": 6}, approval=approval)
-    assert "the approval it came with is for other arguments" in said(other)
+    assert "its approval is for other arguments" in said(other)
     assert made == []
     assert said(await call("pay", given={"amount": 5}, approval=approval)) == "paid"
     denied = Policy.model_validate({"rules": [{"then": "deny"}]})
     assert "denies" in said(await call("pay", given={"amount": 5}, approval=approval, policy=denied, message_id="m2"))
+
+
+async def test_a_turn_that_did_not_know_that_a_person_must_approve_is_told_to_ask(
+    desk: Toolset, services: Services, make_context: Callable[..., Context], chain_of: Callable[..., Chain]
+) -> None:
+    @desk.tool(needs_approval=True)
+    async def pay() -> None:
+        """Pay."""
+
+    event = ToolInvoke(tool="pay", agent="assistant", policy=Policy())
+    context = make_context(event, INVOKE)
+    handler = ToolsHandler({"desk": desk}, Admission(services.policy_of), services)
+    await chain_of(services, links=((Order.WORK, "tools", handler),)).run(event, context)
+    (emission,) = context.emissions
+    refused = StepRefused.model_validate_json(emission.envelope.body)
+    assert (refused.code, refused.message_id) == ("approval_required", CALL)
+    assert refused.message == "it needs a person's approval: the tool itself asks for approval"
 
 
 async def test_a_long_result_is_cut_and_can_be_read_whole_by_its_tenant(

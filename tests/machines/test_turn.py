@@ -54,7 +54,7 @@ def test_one_tool_is_called_and_its_result_goes_back_to_the_model() -> None:
     play.answer(calls("add"))
     (command,) = play.open.values()
     assert command.event == ToolInvoke(
-        tool="add", arguments={"at": 0}, call_id="t0", agent="assistant", policy=Policy()
+        tool="add", arguments={"at": 0}, call_id="t0", agent="assistant", policy=Policy(), origins=("user",)
     )
     assert command.topic == "tool.invoke.desk"
     play.answer(result("42"), to="add")

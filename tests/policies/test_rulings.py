@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ VALUES = st.recursive(
     st.none()
     | st.booleans()
     | st.integers(-9, 9)
-    | st.floats(allow_nan=False)
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.sampled_from(["", "a", "5", "true"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b"]), inner, max_size=2),
     max_leaves=5,
@@ -191,6 +192,8 @@ def test_an_explanation_says_of_each_rule_why_it_does_not_fit() -> None:
         ({"then": "deny", "arguments": {"a": {}}}, "says nothing"),
         ({"then": "deny", "arguments": {"a": {"regex": "("}}}, "not a regular expression"),
         ({"then": "deny", "arguments": {"a": {"above": 1}}}, "Extra inputs"),
+        ({"then": "deny", "arguments": {"a": float("inf")}}, "no argument can be that"),
+        ({"then": "deny", "arguments": {"a": date(2026, 1, 1)}}, "write dates as text"),
     ],
 )
 def test_a_rule_that_says_nothing_sensible_is_refused(rule: dict[str, Any], told: str) -> None:

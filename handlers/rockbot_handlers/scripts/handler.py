@@ -79,8 +79,8 @@ class ScriptsHandler:
             known = ", ".join(LANGUAGE_OF)
             context.answer(ToolResult.failure(event, f"there is no tool {event.tool!r} here (there are: {known})"))
             return
-        if refusal := self._admission.refusal(event, spec):
-            context.answer(ToolResult.failure(event, refusal))
+        if (refusal := self._admission.refusal(event, spec, message_id=context.envelope.message_id)) is not None:
+            context.answer(refusal)
             return
         try:
             arguments = check_arguments(event.arguments)

@@ -74,15 +74,15 @@ class ToolsHandler:
             known = ", ".join(each.spec.name for each in toolset) or "none"
             context.answer(ToolResult.failure(event, f"there is no tool {event.tool!r} here (there are: {known})"))
             return
-        if refusal := self._admission.refusal(event, tool.spec):
-            context.answer(ToolResult.failure(event, refusal))
+        call_id = context.envelope.message_id
+        if (refusal := self._admission.refusal(event, tool.spec, message_id=call_id)) is not None:
+            context.answer(refusal)
             return
         try:
             arguments = tool.signature.arguments(event.arguments)
         except ToolError as exc:
             context.answer(ToolResult.failure(event, str(exc)))
             return
-        call_id = context.envelope.message_id
         slot = await self._slots.take(tool.spec, call_id=call_id, in_thread=tool.in_thread)
         try:
             await self._call(tool, event, arguments, context, slot)
