@@ -26,6 +26,7 @@ class Order:
     DEADLINE: Final = 200
     DEDUPLICATION: Final = 300
     POLICY: Final = 500
+    LIMITS: Final = 600
     WORK: Final = 1000
 
 

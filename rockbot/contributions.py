@@ -55,6 +55,7 @@ class Contributions:
             roster.check(lambda new: self._check_agents(new, toolbox.tools))
         check_names(settings.subscriptions, [*self.addressed, *self.subscriptions])
         self._check_remembering(settings)
+        self._check_limits(settings)
 
     def _check(self, tools: tuple[ToolSpec, ...]) -> None:
         names = [tool.name for tool in tools]
@@ -81,6 +82,11 @@ class Contributions:
                 f"setting 'subscriptions.\"{remembering[0]}\".remember_seconds' has no effect without the handler"
                 " 'deduplication': add it to 'handlers'"
             )
+
+    def _check_limits(self, settings: Settings) -> None:
+        works = any(order == Order.WORK and name in ("llm", "tools") for order, name, _ in self.links)
+        if settings.limits.given and works and not any(order == Order.LIMITS for order, _, _ in self.links):
+            raise ConfigError("setting 'limits' has no effect without the handler 'limits': add it to 'handlers'")
 
 
 @final

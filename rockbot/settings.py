@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     namespace: str = "rockbot"
     model: str = ""
     default_agent: str = "assistant"
-    handlers: tuple[str, ...] = ("logging", "deadline", "deduplication", "agent", "llm", "tools", "scripts")
+    handlers: tuple[str, ...] = ("logging", "deadline", "deduplication", "limits", "agent", "llm", "tools", "scripts")
     agents: dict[str, AgentSettings] = Field(default_factory=lambda: {"assistant": AgentSettings()})
     agent_files: AgentFileSettings = AgentFileSettings()
     models: dict[str, ModelSettings] = Field(default_factory=dict)

@@ -157,3 +157,9 @@ class LimitsSettings(_Section):
     agents: dict[str, LimitSettings] = Field(default_factory=dict)
     users: dict[str, LimitSettings] = Field(default_factory=dict)
     tenants: dict[str, LimitSettings] = Field(default_factory=dict)
+
+    @property
+    def given(self) -> bool:
+        """Whether anything is limited."""
+        sections = (self.all, *self.agents.values(), *self.users.values(), *self.tenants.values())
+        return any(section != LimitSettings() for section in sections)

@@ -1,0 +1,1 @@
+"""Limits of a day: who may make how many calls, and for how much."""
