@@ -226,6 +226,23 @@ async def test_the_next_attempt_is_another_one_and_begins_anew(
     assert "".join(delta.text for delta in second) == "Forty-two"
 
 
+async def test_an_attempt_that_says_nothing_takes_back_what_the_one_before_it_said(
+    store: MemoryStateStore, ear: Ear, context: Context, clock: FakeClock
+) -> None:
+    call = ToolCallPart(call_id="t", tool="add", arguments={})
+    whole = LlmResponse(message=Message(role="assistant", parts=(call,)), stop_reason="tool_use")
+    told = streaming(store, ear)
+    with pytest.raises(LlmTransient):
+        await told.of(context).make(Dictated(["I will ", "look", LlmTransient("down")], pace=0.005), REQUEST)
+    assert ear.heard
+    clock.advance(1)
+    context.envelope = context.envelope.replace(attempt=2)
+    await told.of(context).make(Dictated([], whole=whole), REQUEST)
+    last = ear.deltas[-1]
+    assert (last.text, last.reset, last.done) == ("", True, True)
+    assert [snapshot.text for snapshot in await ReplySnapshots(store).of("default", CONVERSATION)] == [""]
+
+
 async def test_pieces_that_are_not_the_reply_are_taken_back(
     store: MemoryStateStore, ear: Ear, context: Context
 ) -> None:

@@ -160,13 +160,16 @@ def _streamed(block: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any
 
 
 class StrictCheck:
-    """Refuses what the API refuses; counts tokens. `issued` are the thinking blocks that were given out."""
+    """Refuses what the API refuses; counts tokens. `issued` are the thinking blocks that were given out, `refused` is
+    what was wrong so far."""
 
     def __init__(self) -> None:
         self.issued: list[dict[str, Any]] = []
+        self.refused: list[str] = []
 
     def __call__(self, received: Received) -> Reply | None:
         if found := violations(received.body, issued=self.issued):
+            self.refused += found
             return Reply(error("invalid_request_error", "; ".join(found)), status=400)
         if received.path.endswith("/count_tokens"):
             return Reply({"input_tokens": len(json.dumps(received.body)) // 4})

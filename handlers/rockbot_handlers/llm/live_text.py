@@ -65,13 +65,16 @@ class LiveText:
         if len(self._pending) >= self._settings.batch_chars:
             self._full.set()
 
-    async def finish(self, text: str) -> bool:
-        """Tell the rest, and that the reply is done. False: what was told is not its text, and is not called done."""
+    async def finish(self, text: str, *, again: bool = False) -> bool:
+        """Tell the rest, and that the reply is done. False: what was told is not its text, and is not called done.
+
+        A reply without text is told only if it comes `again`: then it takes back what an earlier attempt may have told.
+        """
         await self._stop()
         rest = self._take(whole=True)
         if self._text + rest != _sayable(text):
             return False
-        if self._text or rest:
+        if self._text or rest or again:
             await self._publish(rest, done=True)
             await self._keep(done=True)
         return True

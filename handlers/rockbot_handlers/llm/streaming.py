@@ -85,10 +85,11 @@ class StreamedCall:
         self._state = state
         self._snapshots = snapshots
         self._signal = signal
-        self._attempt = 0
+        self._attempt = self._made = 0
 
     async def make(self, client: LlmClient, request: LlmRequest) -> LlmResponse:
         """One attempt. Raises as `LlmClient.stream` does."""
+        self._made += 1
         if not await self._begin():
             return await WholeCall(self._context).make(client, request)
         live = self._live()
@@ -102,12 +103,14 @@ class StreamedCall:
             await live.abandon()
             raise
         text = response.message.text
-        if not await live.finish(text):
+        envelope = self._context.envelope
+        again = self._made > 1 or envelope.attempt > 1 or envelope.handbacks > 0 or envelope.redelivered
+        if not await live.finish(text, again=again):
             logger.warning("the pieces of a streamed reply are not its text", extra={"model": response.model})
             self._attempt += 1
-            again = self._live()
-            again.add(text)
-            await again.finish(text)
+            anew = self._live()
+            anew.add(text)
+            await anew.finish(text, again=True)
         return response
 
     async def _streamed(self, client: LlmClient, request: LlmRequest, live: LiveText) -> LlmResponse:
