@@ -58,6 +58,7 @@ class Endpoint:
         return f"Endpoint({self.provider!r}, base_url={self.base_url!r})"
 
 
+#: What of them was found in whose documentation is told by the table in docs/models.md.
 PRESETS: Final[Mapping[str, Preset]] = {
     "openai": Preset(
         "https://api.openai.com/v1",
