@@ -18,6 +18,8 @@ from typing import Any, Final, final
 
 from rockbot.errors import ConfigError
 from rockbot.events import (
+    ContentPart,
+    FilePart,
     JsonPart,
     LlmRequest,
     LlmResponse,
@@ -185,11 +187,18 @@ def _is_text_of_user(message: Message) -> bool:
 
 
 def _result_text(result: ToolResultPart) -> str:
-    return "\n".join(
-        part.text if isinstance(part, TextPart) else json.dumps(part.data, ensure_ascii=False)
-        for part in result.parts
-        if isinstance(part, TextPart | JsonPart)
-    )
+    return "\n".join(text for part in result.parts if (text := _said(part)))
+
+
+def _said(part: ContentPart) -> str:
+    match part:
+        case TextPart():
+            return part.text
+        case JsonPart():
+            return json.dumps(part.data, ensure_ascii=False)
+        case FilePart():
+            return f"[file {part.name or part.uri} ({part.media_type}) at {part.uri}]"
+    return ""
 
 
 def _fits(rule: Rule, scene: _Scene) -> dict[str, str] | None:
