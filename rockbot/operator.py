@@ -10,9 +10,11 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
 from rockbot.events.tasks import AgentResponse, AgentStatus
+from rockbot.history import TaskFilter, TaskPage, TaskView
 from rockbot.letters.desk import LetterDesk
 from rockbot.operators.models import Diagnosis, Pipeline, PublishedMessage, ReplyPiece
 from rockbot_messaging.envelope import HeaderValue
+from rockbot_messaging.identity import DEFAULT_TENANT
 
 __all__ = ["AskEvent", "Operator"]
 
@@ -28,6 +30,22 @@ class Operator(Protocol):
 
         Raises:
             StateUnavailable: the store of their index could not be opened. OperatorError: it was not asked for.
+        """
+        ...
+
+    async def tasks(self, which: TaskFilter, *, limit: int = 50, after: str | None = None) -> TaskPage:
+        """A page of the tasks that fit, the latest first; `after` is a former page's `next`.
+
+        Raises:
+            StateUnavailable: the store cannot be read. OperatorError: it was not asked for.
+        """
+        ...
+
+    async def task(self, task_id: str, *, tenant: str = DEFAULT_TENANT) -> TaskView:
+        """One task, with what was asked and answered.
+
+        Raises:
+            TaskNotFound: none has this id. StateUnavailable, OperatorError: as `tasks`.
         """
         ...
 

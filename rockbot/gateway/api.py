@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from rockbot.events.tasks import AgentResponse, AgentStatus
+from rockbot.history import TaskFilter
 from rockbot.operators.faults import InvalidRequest, Problem
 from rockbot.operators.models import BodyEncoding, ReplyPiece, body_bytes
 from rockbot_messaging.envelope import HeaderValue
@@ -23,6 +24,7 @@ __all__ = [
     "ErrorBody",
     "Health",
     "PublishRequest",
+    "TaskQuery",
     "request_limit",
 ]
 
@@ -116,3 +118,15 @@ class ErrorLine(BaseModel):
 
 
 AskLine = Annotated[StatusLine | PieceLine | ResponseLine | ErrorLine, Field(discriminator="kind")]
+
+
+class TaskQuery(TaskFilter):
+    """A filter of tasks with a page."""
+
+    limit: int = Field(default=50, ge=1, le=1000)
+    after: str | None = None
+
+    @property
+    def which(self) -> TaskFilter:
+        """The filter alone."""
+        return TaskFilter(**{name: getattr(self, name) for name in TaskFilter.model_fields})

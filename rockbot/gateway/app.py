@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Header, Request
+from fastapi import APIRouter, FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
@@ -27,13 +27,16 @@ from rockbot.gateway.api import (
     PublishRequest,
     ResponseLine,
     StatusLine,
+    TaskQuery,
     request_limit,
 )
 from rockbot.gateway.letters_routes import letter_routes
 from rockbot.gateway.limits import BodyLimit
+from rockbot.history import TaskPage, TaskView
 from rockbot.operator import AskEvent, Operator
 from rockbot.operators.faults import FAULTS, Problem, fault_of, problem_of
 from rockbot.operators.models import Diagnosis, Pipeline, PublishedMessage, ReplyPiece
+from rockbot_messaging.identity import DEFAULT_TENANT
 
 __all__ = ["create_app"]
 
@@ -94,6 +97,16 @@ def _routes(operator: Operator) -> APIRouter:
             return StreamingResponse((line + b"\n" async for _, line in lines), media_type=MEDIA_TYPE_LINES)
         events = (b"event: %s\ndata: %s\n\n" % (kind.encode(), line) async for kind, line in lines)
         return StreamingResponse(events, media_type=MEDIA_TYPE_EVENTS)
+
+    @routes.get("/tasks")
+    async def tasks(query: Annotated[TaskQuery, Query()]) -> TaskPage:
+        """A page of the tasks that fit, the latest first."""
+        return await operator.tasks(query.which, limit=query.limit, after=query.after)
+
+    @routes.get("/tasks/{task_id:path}")
+    async def task(task_id: str, tenant: str = DEFAULT_TENANT) -> TaskView:
+        """One task, with what was asked and answered."""
+        return await operator.task(task_id, tenant=tenant)
 
     @routes.get("/pipeline")
     async def pipeline() -> Pipeline:

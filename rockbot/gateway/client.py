@@ -13,11 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 from rockbot.gateway.api import AskLine, AskRequest, PieceLine, PublishRequest, ResponseLine
 from rockbot.gateway.calls import Calls, segment
 from rockbot.gateway.desk import SocketDesk
+from rockbot.history import TaskFilter, TaskPage, TaskView
 from rockbot.letters.desk import LetterDesk
 from rockbot.operator import AskEvent
 from rockbot.operators.faults import InvalidRequest
 from rockbot.operators.models import Diagnosis, Pipeline, PublishedMessage
 from rockbot_messaging.envelope import HeaderValue
+from rockbot_messaging.identity import DEFAULT_TENANT
 
 __all__ = ["SocketOperator"]
 
@@ -38,6 +40,13 @@ class SocketOperator:
     @property
     def dead_letters(self) -> LetterDesk:
         return self._desk
+
+    async def tasks(self, which: TaskFilter, *, limit: int = 50, after: str | None = None) -> TaskPage:
+        query = which.model_dump(exclude_none=True) | {"limit": limit, **({"after": after} if after else {})}
+        return TaskPage.model_validate_json(await self._calls.get("/tasks", query))
+
+    async def task(self, task_id: str, *, tenant: str = DEFAULT_TENANT) -> TaskView:
+        return TaskView.model_validate_json(await self._calls.get(f"/tasks/{segment(task_id)}", {"tenant": tenant}))
 
     async def publish(
         self,

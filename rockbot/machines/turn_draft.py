@@ -61,7 +61,7 @@ class TurnDraft:
         turn = self.state.turn
         shown = _shown(turn)
         if turn is not None and shown != self._shown and (shown[1] != "accepted" or shown[0] == self._shown[0]):
-            self.write_index(turn.task, shown[1])
+            self.write_index(turn.task, shown[1], turn)
         self.tell_limits()
         return Decision(
             records=tuple(self.records),
@@ -207,9 +207,9 @@ class TurnDraft:
         row = StoredSnapshot(stored_ms=self.now_ms, agent=agent)
         self.index.append(IndexWrite(agent_snapshot_key(agent.digest), row.model_dump_json().encode()))
 
-    def write_index(self, task: Task, status: str, *, answered_by: str = "") -> None:
-        """The row of a task."""
-        self.index.append(self.messages.index(task, status, at_ms=self.now_ms, answered_by=answered_by))
+    def write_index(self, task: Task, status: str, turn: Turn | None = None, *, answered_by: str = "") -> None:
+        """The rows of a task, with what its turn has used."""
+        self.index.extend(self.messages.index(task, status, at_ms=self.now_ms, turn=turn, answered_by=answered_by))
 
     def write(self, rows: Iterable[IndexWrite]) -> None:
         """Further rows."""

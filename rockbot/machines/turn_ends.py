@@ -69,7 +69,7 @@ def _end_one(
         response = shortened(response, draft.given.body_limit or 0)
     draft.send(response)
     draft.cancel_timer(task)
-    draft.write_index(task, status, answered_by=answered_by)
+    draft.write_index(task, status, turn, answered_by=answered_by)
     draft.write(draft.messages.use(task, None))
     draft.signal(task, "ended", status)
 

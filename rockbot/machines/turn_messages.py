@@ -21,7 +21,16 @@ from rockbot.machines.agent_snapshot import AgentRef, AgentSnapshot
 from rockbot.machines.machine import Command, IndexWrite, TimerRequest
 from rockbot.machines.segments import Sealed
 from rockbot.machines.turn_state import Compacting, Conversation, PendingTool, Task, Turn
-from rockbot.state.keys import agent_use_key, approval_key, key, segment_key, task_key, task_under_key
+from rockbot.state.keys import (
+    agent_use_key,
+    approval_key,
+    key,
+    segment_key,
+    task_key,
+    task_of_key,
+    task_time_key,
+    task_under_key,
+)
 from rockbot.tokens import estimate_request
 from rockbot_messaging.canceling import CANCEL_TOPIC
 from rockbot_messaging.envelope import ReturnAddress
@@ -244,9 +253,11 @@ class TurnMessages:
             return_address=ReturnAddress(topic, return_token(self.conversation_id, timer_id)),
         )
 
-    def index(self, task: Task, status: str, *, at_ms: int, answered_by: str = "") -> IndexWrite:
-        """The row that says where a task belongs, how it is, and since when."""
-        row = {
+    def index(
+        self, task: Task, status: str, *, at_ms: int, turn: Turn | None = None, answered_by: str = ""
+    ) -> list[IndexWrite]:
+        """The rows that say where a task belongs, how it is, since when, and what its `turn` has used."""
+        row: dict[str, object] = {
             "conversation_id": self.conversation_id,
             "agent": task.agent.name,
             "status": status,
@@ -256,8 +267,20 @@ class TurnMessages:
             "root": task.root_id,
             "answered_by": answered_by,
         }
-        told = {name: value for name, value in row.items() if value not in ("", None)}
-        return IndexWrite(task_key(self.tenant, task.id), json.dumps(told).encode())
+        if turn is not None:
+            row |= {"model_calls": turn.model_calls, "tool_calls": turn.tool_calls, "cost": turn.cost}
+            usage = turn.usage
+            read = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
+            row |= {"input_tokens": read, "output_tokens": usage.output_tokens}
+        told = json.dumps({name: value for name, value in row.items() if value not in ("", None)}).encode()
+        rows = [
+            IndexWrite(task_key(self.tenant, task.id), told),
+            IndexWrite(task_time_key(self.tenant, task.accepted_ms, task.id), told),
+        ]
+        if status == "accepted" and at_ms == task.accepted_ms:
+            of = task_of_key(self.tenant, self.conversation_id, task.accepted_ms, task.id)
+            rows.append(IndexWrite(of, b"{}"))
+        return rows
 
     def under_root(self, task: Task) -> list[IndexWrite]:
         """The row by which a delegated task is found when its root task is cancelled."""

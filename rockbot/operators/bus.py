@@ -7,16 +7,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from types import MappingProxyType
 from typing import Final, final
 
+from rockbot.history import History, TaskFilter, TaskPage, TaskView
 from rockbot.letters.desk import LetterDesk
 from rockbot.operator import AskEvent
 from rockbot.operators.asking import ask
 from rockbot.operators.checks import Probe, bus_checks, letter_checks, run_probes
-from rockbot.operators.faults import InvalidRequest, OperatorError
+from rockbot.operators.faults import InvalidRequest, OperatorError, TaskNotFound
 from rockbot.operators.models import Diagnosis, Pipeline, PublishedMessage
 from rockbot.state.ports import StateError
 from rockbot_messaging.clock import Clock, IdSource
 from rockbot_messaging.envelope import HeaderValue, MessageEnvelope
 from rockbot_messaging.errors import MessagingError, Unroutable
+from rockbot_messaging.identity import DEFAULT_TENANT
 from rockbot_messaging.letters import UNROUTED
 from rockbot_messaging.ports import Door, MessageBus
 from rockbot_messaging.topics import check_topic
@@ -33,6 +35,7 @@ class BusOperator:
     Args:
         bus: opened by the caller; `close` closes it only through `on_close`.
         dead_letters: the desk over that bus, or why there is none; None when nobody will ask for it.
+        history: what became of tasks, or why that cannot be read; None when nobody will ask for it.
         pipeline: how the host is composed; None when this process does not know.
         probes: further checks for `doctor`.
         on_close: awaited by `close`.
@@ -46,6 +49,7 @@ class BusOperator:
         ids: IdSource,
         source: str = "rockbot-cli",
         dead_letters: LetterDesk | StateError | None = None,
+        history: History | StateError | None = None,
         pipeline: Pipeline | None = None,
         probes: Sequence[Probe] = (),
         on_close: Callable[[], Awaitable[None]] | None = None,
@@ -55,6 +59,7 @@ class BusOperator:
         self._ids = ids
         self._source = source
         self._dead_letters = dead_letters
+        self._history = history
         self._pipeline = pipeline
         self._probes = tuple(probes)
         self._on_close = on_close
@@ -66,6 +71,25 @@ class BusOperator:
         if isinstance(self._dead_letters, StateError):
             raise self._dead_letters
         return self._dead_letters
+
+    async def tasks(self, which: TaskFilter, *, limit: int = 50, after: str | None = None) -> TaskPage:
+        return await self._past().find(which, limit=limit, after=after)
+
+    async def task(self, task_id: str, *, tenant: str = DEFAULT_TENANT) -> TaskView:
+        try:
+            found = await self._past().task(tenant, task_id)
+        except ValueError as exc:
+            raise InvalidRequest(f"no task can have this id: {exc}") from None
+        if found is None:
+            raise TaskNotFound(f"no task {task_id!r} is known: rockbot tasks list")
+        return found
+
+    def _past(self) -> History:
+        if self._history is None:
+            raise OperatorError("this operator was opened without the state store")
+        if isinstance(self._history, StateError):
+            raise self._history
+        return self._history
 
     async def publish(
         self,

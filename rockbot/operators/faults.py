@@ -38,6 +38,7 @@ __all__ = [
     "OperatorError",
     "Problem",
     "SocketTaken",
+    "TaskNotFound",
     "TimedOut",
     "error_of",
     "fault_of",
@@ -64,6 +65,10 @@ class OperatorError(RockBotError):
 
 class InvalidRequest(RockBotError, ValueError):
     """An argument is wrong; nothing was done."""
+
+
+class TaskNotFound(RockBotError, LookupError):
+    """No task has this id."""
 
 
 class HostUnreachable(RockBotError, ConnectionError):
@@ -111,6 +116,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault("headers_too_large", HeadersTooLarge, 413, ExitCode.FAILURE, HeadersTooLarge),
     Fault("unroutable", Unroutable, 409, ExitCode.FAILURE, _unroutable),
     Fault("letter_not_found", LetterNotFound, 404, ExitCode.FAILURE, LetterNotFound),
+    Fault("task_not_found", TaskNotFound, 404, ExitCode.FAILURE, TaskNotFound),
     Fault("letters_busy", LettersBusy, 409, ExitCode.FAILURE, LettersBusy),
     Fault("timed_out", TimedOut, 504, ExitCode.TIMED_OUT, TimedOut),
     Fault("host_unreachable", HostUnreachable, 503, ExitCode.UNREACHABLE, HostUnreachable),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from rockbot.buses import is_embedded, make_bus
 from rockbot.errors import MissingExtra
+from rockbot.history import History
 from rockbot.letters.desk import LetterDesk
 from rockbot.operator import Operator
 from rockbot.operators.bus import BusOperator
@@ -32,7 +33,7 @@ _PATIENCE: Final = 5.0
 async def open_operator(settings: Settings, *, composed: bool = False) -> AsyncIterator[Operator]:
     """An operator for the length of a block.
 
-    `composed` says that dead letters or the pipeline will be asked for: over a broker this process then has to know the
+    `composed` says that dead letters, tasks or the pipeline will be asked for: over a broker this process then has to know the
     host's subscriptions, which it builds from the settings, and opens the state store they name for the index of letters.
 
     Raises:
@@ -88,6 +89,7 @@ def embedded_operator(embedded: Embedded) -> BusOperator:
         ids=RandomIds(),
         source=_source(settings),
         dead_letters=_desk(container, embedded.bus, settings),
+        history=History(container.store()),
         pipeline=pipeline_of(container, settings),
         probes=probes,
     )
@@ -121,13 +123,14 @@ async def _bus_operator(settings: Settings, *, composed: bool) -> BusOperator:
         await store.close()
 
     dead_letters: LetterDesk | StateError
+    history: History | StateError
     probes: list[Probe] = []
     try:
         await store.open()
-        dead_letters = _desk(container, bus, settings)
+        dead_letters, history = _desk(container, bus, settings), History(store)
         probes += [outage_probe(store), agents_probe(store)]
     except StateError as exc:
-        dead_letters = exc
+        dead_letters = history = exc
     try:
         await bus.open()
     except BaseException:
@@ -139,6 +142,7 @@ async def _bus_operator(settings: Settings, *, composed: bool) -> BusOperator:
         ids=ids,
         source=_source(settings),
         dead_letters=dead_letters,
+        history=history,
         pipeline=pipeline_of(container, settings),
         probes=probes,
         on_close=close,

@@ -31,9 +31,14 @@ __all__ = [
     "segment_key",
     "segment_prefix",
     "task_key",
+    "task_of_key",
+    "task_time_key",
     "task_under_key",
+    "tasks_by_time",
+    "tasks_of_conversation",
     "tasks_under",
     "tenant_prefix",
+    "time_order",
 ]
 
 Key = NewType("Key", str)
@@ -102,6 +107,35 @@ def segment_prefix(tenant: str, conversation_id: str) -> Prefix:
 def task_key(tenant: str, task_id: str) -> Key:
     """The index row that says which conversation a task belongs to, and how it ended."""
     return key(tenant, "task", task_id)
+
+
+#: Epoch milliseconds that keys order by are below this: the year 2286.
+_LATEST_MS: Final = 9_999_999_999_999
+
+
+def time_order(at_ms: int) -> str:
+    """An instant as a part of keys that lists the latest first."""
+    return f"{min(max(0, _LATEST_MS - at_ms), _LATEST_MS):013d}"
+
+
+def task_time_key(tenant: str, accepted_ms: int, task_id: str) -> Key:
+    """A task's index row in the order of time, the latest first."""
+    return key(tenant, "task-time", time_order(accepted_ms), task_id)
+
+
+def tasks_by_time(tenant: str) -> Prefix:
+    """What the keys of all of them begin with."""
+    return prefix(tenant, "task-time")
+
+
+def task_of_key(tenant: str, conversation_id: str, accepted_ms: int, task_id: str) -> Key:
+    """The row that says that a task belongs to a conversation, the latest first."""
+    return key(tenant, "task-of", conversation_id, time_order(accepted_ms), task_id)
+
+
+def tasks_of_conversation(tenant: str, conversation_id: str) -> Prefix:
+    """What the keys of all of them begin with."""
+    return prefix(tenant, "task-of", conversation_id)
 
 
 def task_under_key(tenant: str, root_task_id: str, task_id: str) -> Key:

@@ -18,6 +18,7 @@ from rockbot.events.tasks import AgentResponse, AgentStatus, AgentTask, ErrorInf
 from rockbot.gateway.actions import Actions
 from rockbot.gateway.app import create_app
 from rockbot.gateway.server import serve
+from rockbot.history import History
 from rockbot.letters.service import LetterService
 from rockbot.operators.bus import BusOperator
 from rockbot.operators.models import Pipeline
@@ -245,7 +246,12 @@ async def fake_host(*, max_body_bytes: int = 16 << 20) -> AsyncIterator[FakeHost
     store = MemoryStateStore(SystemClock())
     await store.open()
     operator = BusOperator(
-        bus, clock=SystemClock(), ids=RandomIds(), dead_letters=desk_over(bus, store), pipeline=PIPELINE
+        bus,
+        clock=SystemClock(),
+        ids=RandomIds(),
+        dead_letters=desk_over(bus, store),
+        history=History(store),
+        pipeline=PIPELINE,
     )
     try:
         yield FakeHost(bus, agent, operator, folder, store)
