@@ -83,6 +83,21 @@ class Ear:
         return [LlmDelta.model_validate_json(envelope.body) for envelope in self.heard]
 
 
+class SlowStore:
+    """Stores nothing until the gate is opened."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.store = MemoryStateStore(clock)
+        self.gate = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    async def put(self, *args: Any, **options: Any) -> int:
+        await self.gate.wait()
+        return await self.store.put(*args, **options)
+
+
 @pytest.fixture
 def ear() -> Ear:
     return Ear()
@@ -163,7 +178,9 @@ async def test_the_text_so_far_is_stored_for_those_who_come_late_and_goes_after_
                 yield item
 
     settings = EAGER.model_copy(update={"keep_seconds": 9})
-    await streaming(store, ear, settings).of(context).make(Watched(pieces), REQUEST)
+    calls = streaming(store, ear, settings)
+    await calls.of(context).make(Watched(pieces), REQUEST)
+    await calls.close()
     assert any(snapshot.text and not snapshot.done for snapshot in kept)
     assert all("".join(pieces).startswith(snapshot.text) for snapshot in kept)
     (last,) = await ReplySnapshots(store).of("default", CONVERSATION)
@@ -189,7 +206,9 @@ async def test_a_reply_without_text_tells_and_stores_nothing(
 ) -> None:
     call = ToolCallPart(call_id="t", tool="add", arguments={})
     whole = LlmResponse(message=Message(role="assistant", parts=(call,)), stop_reason="tool_use")
-    assert await streaming(store, ear).of(context).make(Dictated([], whole=whole), REQUEST) == whole
+    calls = streaming(store, ear)
+    assert await calls.of(context).make(Dictated([], whole=whole), REQUEST) == whole
+    await calls.close()
     assert (ear.heard, await ReplySnapshots(store).of("default", CONVERSATION)) == ([], [])
 
 
@@ -238,6 +257,7 @@ async def test_an_attempt_that_says_nothing_takes_back_what_the_one_before_it_sa
     clock.advance(1)
     context.envelope = context.envelope.replace(attempt=2)
     await told.of(context).make(Dictated([], whole=whole), REQUEST)
+    await told.close()
     last = ear.deltas[-1]
     assert (last.text, last.reset, last.done) == ("", True, True)
     assert [snapshot.text for snapshot in await ReplySnapshots(store).of("default", CONVERSATION)] == [""]
@@ -247,7 +267,9 @@ async def test_pieces_that_are_not_the_reply_are_taken_back(
     store: MemoryStateStore, ear: Ear, context: Context
 ) -> None:
     client = Dictated(["not ", "this"], pace=0.01, whole=reply("but", "that"))
-    await streaming(store, ear).of(context).make(client, REQUEST)
+    calls = streaming(store, ear)
+    await calls.of(context).make(client, REQUEST)
+    await calls.close()
     last = ear.deltas[-1]
     assert (last.text, last.reset, last.done) == ("but\nthat", True, True)
     assert last.attempt > ear.deltas[0].attempt
@@ -284,8 +306,23 @@ async def test_a_worker_that_fell_behind_writes_over_nothing(
         call_id=context.envelope.message_id, attempt=clock.now_ms() + 1, sequence=1, text="ahead", done=True
     )
     await snapshots.put("default", CONVERSATION, ahead, ttl=60)
-    await streaming(store, ear).of(context).make(Dictated(["behind " * 50] * 3), REQUEST)
+    calls = streaming(store, ear)
+    await calls.of(context).make(Dictated(["behind " * 50] * 3), REQUEST)
+    await calls.close()
     assert await snapshots.of("default", CONVERSATION) == [ahead]
+
+
+async def test_an_answer_does_not_wait_for_its_text_to_be_stored(ear: Ear, context: Context, clock: FakeClock) -> None:
+    store = SlowStore(clock)
+    await store.store.open()
+    calls = Streaming(StreamingSettings(), state=store, signal=ear)  # type: ignore[arg-type]
+    async with asyncio.timeout(5):
+        assert await calls.of(context).make(Dictated(["so"]), REQUEST) == reply("so")
+    assert ear.deltas[-1].done
+    store.gate.set()
+    await calls.close()
+    (kept,) = await ReplySnapshots(store.store).of("default", CONVERSATION)
+    assert (kept.text, kept.done) == ("so", True)
 
 
 async def test_a_cancelled_call_leaves_no_task_behind(store: MemoryStateStore, ear: Ear, context: Context) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -11,16 +12,15 @@ from rockbot.context import Context
 from rockbot.errors import TemporaryFailure
 from rockbot.events import LlmDelta, LlmRequest, LlmResponse, Message, StopReason, TextPart, ToolCallPart, Usage
 from rockbot.llm import LlmError, LlmThrottled, TextDelta
-from rockbot.machines.transcript import Transcripts
-from rockbot.settings_streaming import StreamingSettings
+from rockbot.plugins import Services
 from rockbot.state.ledger import StateLedger
-from rockbot.state.memory import MemoryStateStore
 from rockbot_handlers.llm.handler import LlmHandler
 from rockbot_handlers.llm.output_schemas import is_closed, is_strict, with_instructions
-from rockbot_handlers.llm.streaming import Streaming
+from rockbot_handlers.llm.plugin import contribution
 from rockbot_handlers.llm.structured import read_structured
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.identity import derive_id
+from rockbot_messaging.testing import FakeClock
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -71,15 +71,15 @@ def told() -> list[LlmDelta]:
 
 
 @pytest.fixture
-def handler_of(
-    ledger: StateLedger, store: MemoryStateStore, told: list[LlmDelta]
-) -> Callable[[Model, str], LlmHandler]:
+def handler_of(make_services: Callable[..., Services], told: list[LlmDelta]) -> Callable[[Model, str], LlmHandler]:
     async def signal(envelope: MessageEnvelope) -> None:
         told.append(LlmDelta.model_validate_json(envelope.body))
 
     def make(model: Model, owner: str = "one") -> LlmHandler:
-        streaming = Streaming(StreamingSettings(), state=store, signal=signal)
-        return LlmHandler({"test": model}, ledger, Transcripts(store), owner=owner, streaming=streaming)
+        services = dataclasses.replace(make_services(), owner=owner, signal=signal)
+        (link,) = contribution(services, {"test": model}).links
+        assert isinstance(link.handler, LlmHandler)
+        return link.handler
 
     return make
 
@@ -160,13 +160,14 @@ async def test_without_a_schema_nothing_is_read(handler_of: Any, handle: Any) ->
 
 
 async def test_a_finished_first_reply_is_not_asked_for_again_when_mending_it_failed(
-    handler_of: Any, handle: Any
+    handler_of: Any, handle: Any, clock: FakeClock
 ) -> None:
     model = Model("no", LlmThrottled("slow", after=9), '{"count": 3}')
     handler = handler_of(model)
     with pytest.raises(TemporaryFailure) as caught:
         await handle(handler)
     assert (caught.value.after, caught.value.counted) == (9, False)
+    clock.advance(10)
     assert (await handle(handler_of(model, "another"))).structured == {"count": 3}
     assert [len(asked.messages) for asked in model.asked] == [1, 3, 3]
 

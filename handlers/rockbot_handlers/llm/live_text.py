@@ -38,7 +38,10 @@ class Telling(Protocol):
 
 @final
 class LiveText:
-    """Begun by `start`, ended by `finish`, `abandon` or `drop`. `monotonic` says when the next snapshot is due."""
+    """Begun by `start`, ended by `finish` and then `keep`, or by `abandon` or `drop`.
+
+    `monotonic` says when the next snapshot is due.
+    """
 
     def __init__(self, telling: Telling, settings: StreamingSettings, *, monotonic: Callable[[], float]) -> None:
         self._telling = telling
@@ -76,8 +79,12 @@ class LiveText:
             return False
         if self._text or rest or again:
             await self._publish(rest, done=True)
-            await self._keep(done=True)
         return True
+
+    async def keep(self) -> None:
+        """Store the finished text, if any was told; nobody has to wait for it."""
+        if self._sequence:
+            await self._keep(done=True)
 
     async def abandon(self) -> None:
         """The attempt failed: store what was told of it."""

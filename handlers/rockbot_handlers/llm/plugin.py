@@ -70,8 +70,9 @@ def contribution(services: Services, clients: Mapping[str, LlmClient]) -> Contri
     services.agents.check(check)
 
     async def close() -> None:
-        await asyncio.gather(*(client.close() for client in clients.values()))
+        await asyncio.gather(*(client.close() for client in clients.values()), streaming.close())
 
+    streaming = Streaming(settings.streaming, state=services.state, signal=services.signal)
     handler = LlmHandler(
         clients,
         services.ledger,
@@ -82,6 +83,6 @@ def contribution(services: Services, clients: Mapping[str, LlmClient]) -> Contri
         backends=Backends(settings.backends, store=services.state, clock=services.clock),
         prices=PriceTable.load(settings.prices),
         spending=Spending(services.state),
-        streaming=Streaming(settings.streaming, state=services.state, signal=services.signal),
+        streaming=streaming,
     )
     return Contribution(links=(Link(Order.WORK, "llm", handler),), subscriptions=subscriptions, close=close)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, final
@@ -37,6 +38,7 @@ class Streaming:
         self._state = state
         self._snapshots = ReplySnapshots(state)
         self._signal = signal
+        self._keeping: set[asyncio.Task[None]] = set()
 
     def of(self, context: Context) -> StreamedCall | WholeCall:
         """The way to make the call that this message asks for."""
@@ -50,7 +52,19 @@ class Streaming:
             state=self._state,
             snapshots=self._snapshots,
             signal=self._signal,
+            later=self._later,
         )
+
+    async def close(self) -> None:
+        """Wait for what is still being stored (seconds at most); idempotent."""
+        if self._keeping:
+            await asyncio.wait(self._keeping)
+
+    def _later(self, keeping: Coroutine[Any, Any, None]) -> None:
+        """Store something that the answer does not have to wait for."""
+        task = asyncio.create_task(keeping, name="keep a reply's text")
+        self._keeping.add(task)
+        task.add_done_callback(self._keeping.discard)
 
 
 @final
@@ -78,7 +92,9 @@ class StreamedCall:
         state: StateStore,
         snapshots: ReplySnapshots,
         signal: Signal,
+        later: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
+        self._later = later
         self._context = context
         self._conversation_id = conversation_id
         self._settings = settings
@@ -108,9 +124,10 @@ class StreamedCall:
         if not await live.finish(text, again=again):
             logger.warning("the pieces of a streamed reply are not its text", extra={"model": response.model})
             self._attempt += 1
-            anew = self._live()
-            anew.add(text)
-            await anew.finish(text, again=True)
+            live = self._live()
+            live.add(text)
+            await live.finish(text, again=True)
+        self._later(live.keep())
         return response
 
     async def _streamed(self, client: LlmClient, request: LlmRequest, live: LiveText) -> LlmResponse:
