@@ -9,12 +9,18 @@ from typing import Any
 from rockbot.events import (
     AgentResponse,
     AgentTask,
+    ApprovalDecision,
+    ApprovalRequest,
+    CancelTask,
+    ControlCancel,
+    DecisionKind,
     Event,
     LlmRequest,
     LlmResponse,
     Message,
     SegmentRef,
     StepExpired,
+    StepRefused,
     StepStalled,
     TextPart,
     TimerDue,
@@ -24,13 +30,15 @@ from rockbot.events import (
     ToolSpec,
 )
 from rockbot.machines.agent_snapshot import AgentSnapshot
+from rockbot.machines.approvals import ASK_USER
 from rockbot.machines.machine import Command, Decision, Input, TimerRequest, advance, fold
 from rockbot.machines.segments import Segment
 from rockbot.machines.transcript_rules import begun, transcript_problems
 from rockbot.machines.turn import TurnMachine, return_token
+from rockbot.machines.turn_graph import Way, ways_of
 from rockbot.machines.turn_records import TurnRecord
 from rockbot.machines.turn_state import Conversation
-from rockbot.state.keys import segment_key
+from rockbot.state.keys import Key, key_parts, segment_key
 from rockbot_messaging.envelope import MessageEnvelope, ReturnAddress
 from rockbot_messaging.identity import derive_id
 from rockbot_messaging.testing import FakeClock
@@ -39,8 +47,19 @@ CONVERSATION = "c1"
 TIMEOUT = 60.0
 
 
+#: What is special about a tool, by its name.
+FLAGS: dict[str, dict[str, Any]] = {
+    "pay": {"needs_approval": True},
+    "slow": {"deadline_seconds": 5.0},
+    "frail": {"on_exhausted": "tell_model"},
+}
+
+
 def tool(name: str) -> ToolSpec:
-    return ToolSpec(name=name, description=name, input_schema={"type": "object"}, toolset="desk")
+    if name == ASK_USER.name:
+        return ASK_USER
+    schema = {"type": "object"}
+    return ToolSpec(name=name, description=name, input_schema=schema, toolset="desk", **FLAGS.get(name, {}))
 
 
 def agent(
@@ -70,7 +89,10 @@ def says(text: str, **fields: Any) -> LlmResponse:
 def calls(*tools: str, text: str = "", **fields: Any) -> LlmResponse:
     """A reply that calls these tools; the model's ids are t0, t1, ..."""
     said = [TextPart(text=text)] if text else []
-    asked = [ToolCallPart(call_id=f"t{at}", tool=name, arguments={"at": at}) for at, name in enumerate(tools)]
+    asked = [
+        ToolCallPart(call_id=f"t{at}", tool=name, arguments={"question": "why?"} if name == "ask_user" else {"at": at})
+        for at, name in enumerate(tools)
+    ]
     message = Message(role="assistant", parts=(*said, *asked))
     return LlmResponse(message=message, stop_reason=fields.pop("stop_reason", "tool_use"), **fields)
 
@@ -97,6 +119,8 @@ class Play:
         self.rows: dict[str, bytes] = {}
         self.statuses: list[tuple[str, str]] = []
         self.last: Decision[TurnRecord] | None = None
+        self.ways: set[Way] = set()
+        self.asked: list[ApprovalRequest] = []
         self._inputs = 0
 
     def take(self, event: Event, *, call: str = "", id: str = "", **fields: Any) -> Decision[TurnRecord]:
@@ -120,7 +144,10 @@ class Play:
             state, decision = advance(self.machine, self.state, given)
         again, same = advance(self.machine, self.state, given)
         assert (again, same) == (state, decision), "equal arguments gave different decisions"
-        self.state = state
+        for record in decision.records:
+            self.state, ways = ways_of(self.state, record)
+            self.ways |= ways
+        assert self.state == state
         self._apply(envelope, decision)
         return decision
 
@@ -155,6 +182,9 @@ class Play:
             else:
                 self.rows[row.key] = row.value
         for signal in decision.signals:
+            if isinstance(signal.event, ApprovalRequest):
+                self.asked.append(signal.event)
+                continue
             self.statuses.append((signal.event.kind, signal.event.tool))  # type: ignore[attr-defined]
         self.last = decision
 
@@ -195,7 +225,38 @@ class Play:
         assert isinstance(timer.event, TimerDue)
         return self.take(timer.event, call=timer.id)
 
+    def decide(self, decision: DecisionKind, *, approval: str = "", **fields: Any) -> Decision[TurnRecord]:
+        """A person decides about an open approval or question: the only one, or that one."""
+        approval = approval or self.approvals[0]
+        return self.take(ApprovalDecision(approval_id=approval, decision=decision, **fields))
+
+    def cancel(self, task: str, **fields: Any) -> Decision[TurnRecord]:
+        return self.take(CancelTask(task_id=task, conversation_id=CONVERSATION, **fields))
+
+    def refuse(self, call: str, **fields: Any) -> Decision[TurnRecord]:
+        return self.take(StepRefused(message_id=call, **{"message": "no", **fields}), call=call)
+
     # -- what can be seen
+
+    @property
+    def approvals(self) -> list[str]:
+        """The ids of what people are asked at present, as the index lists them."""
+        return [
+            ApprovalRequest.model_validate_json(row).approval_id
+            for key, row in self.rows.items()
+            if "/approval/" in key
+        ]
+
+    @property
+    def stopped(self) -> list[str]:
+        """Every call that was called off."""
+        events = [command.event for command in self.sent.values()]
+        return [call for event in events if isinstance(event, ControlCancel) for call in event.calls]
+
+    def end_of(self, task: str) -> AgentResponse:
+        """The one answer of a task."""
+        (response,) = [response for response in self.responses if response.task_id == task]
+        return response
 
     @property
     def responses(self) -> list[AgentResponse]:
@@ -218,8 +279,18 @@ class Play:
             head = fold(self.machine, self.machine.initial(), map(self.machine.load_record, self.records[:cut]))
             saved = self.machine.load_state(self.machine.dump_state(head))
             assert fold(self.machine, saved, map(self.machine.load_record, self.records[cut:])) == self.state
-        under_way = [*([self.state.turn.task] if self.state.turn else []), *self.state.waiting]
-        assert len(self.timers) == len(under_way), "a task under way without a timer, or a timer without a task"
+        turn = self.state.turn
+        joined = [each.task for each in turn.joined] if turn else []
+        under_way = [*([turn.task] if turn else []), *joined, *self.state.waiting]
+        deadlines = [timer for timer in self.timers.values() if timer.event.purpose == "deadline"]  # type: ignore[attr-defined]
+        assert len(deadlines) == len(under_way), "a task under way without a timer, or a timer without a task"
+        asking = [call.id for call in turn.asking] if turn else []
+        given_up = [call.id for call in turn.pending if call.under_way and call.deadline_ms] if turn else []
+        stalled = [call.id for call in turn.stalled] if turn else []
+        of_calls = sorted(key_parts(Key(name))[-1] for name in self.timers.keys() - {timer.id for timer in deadlines})
+        assert [of for of in of_calls if of != "notice"] == sorted({*asking, *given_up} - set(stalled))
+        assert sorted(self.approvals) == sorted(asking), "what people are asked is not what is listed"
+        assert sorted([*self.open, *stalled]) == sorted(turn.open_calls if turn else []), "who answers what is open?"
         assert bool(self.state.turn) or not self.state.waiting, "a task waits for nothing"
         if self.state.turn is None:
             assert not self.open, "nobody waits for an open command"
