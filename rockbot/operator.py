@@ -13,6 +13,7 @@ from rockbot.events.tasks import AgentResponse, AgentStatus
 from rockbot.history import TaskFilter, TaskPage, TaskView
 from rockbot.letters.desk import LetterDesk
 from rockbot.operators.models import Diagnosis, Pipeline, PublishedMessage, ReplyPiece
+from rockbot.turns.desk import TurnDesk
 from rockbot_messaging.envelope import HeaderValue
 from rockbot_messaging.identity import DEFAULT_TENANT
 
@@ -46,6 +47,15 @@ class Operator(Protocol):
 
         Raises:
             TaskNotFound: none has this id. StateUnavailable, OperatorError: as `tasks`.
+        """
+        ...
+
+    @property
+    def turns(self) -> TurnDesk:
+        """Where turns are looked at, forked and resumed.
+
+        Raises:
+            StateUnavailable: the state store could not be opened. OperatorError: it was not asked for.
         """
         ...
 

@@ -13,11 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 from rockbot.gateway.api import AskLine, AskRequest, PieceLine, PublishRequest, ResponseLine
 from rockbot.gateway.calls import Calls, segment
 from rockbot.gateway.desk import SocketDesk
+from rockbot.gateway.turns import SocketTurns
 from rockbot.history import TaskFilter, TaskPage, TaskView
 from rockbot.letters.desk import LetterDesk
 from rockbot.operator import AskEvent
 from rockbot.operators.faults import InvalidRequest
 from rockbot.operators.models import Diagnosis, Pipeline, PublishedMessage
+from rockbot.turns.desk import TurnDesk
 from rockbot_messaging.envelope import HeaderValue
 from rockbot_messaging.identity import DEFAULT_TENANT
 
@@ -36,6 +38,7 @@ class SocketOperator:
     def __init__(self, socket_path: Path) -> None:
         self._calls = Calls(socket_path)
         self._desk = SocketDesk(self._calls)
+        self._turns = SocketTurns(self._calls)
 
     @property
     def dead_letters(self) -> LetterDesk:
@@ -47,6 +50,10 @@ class SocketOperator:
 
     async def task(self, task_id: str, *, tenant: str = DEFAULT_TENANT) -> TaskView:
         return TaskView.model_validate_json(await self._calls.get(f"/tasks/{segment(task_id)}", {"tenant": tenant}))
+
+    @property
+    def turns(self) -> TurnDesk:
+        return self._turns
 
     async def publish(
         self,

@@ -14,6 +14,7 @@ from rockbot.machines.turn_records import (
     Compacted,
     CompactionBegan,
     CompactionFailed,
+    ConversationForked,
     ModelCalled,
     ModelReplied,
     StepFailed,
@@ -54,6 +55,9 @@ def evolve(state: Conversation, record: TurnRecord) -> Conversation:
             return _ended(state, task_id)
         case TranscriptSealed(messages=count, head=head):
             return state.model_copy(update={"messages": state.messages[count:], "sealed": head})
+        case ConversationForked():
+            copied = {"messages", "sealed", "token_factor", "always", "origins"}
+            return state.model_copy(update={name: getattr(record, name) for name in copied})
         case AnswerIgnored():
             return state
     turn = state.turn

@@ -25,6 +25,7 @@ __all__ = [
     "Compacted",
     "CompactionBegan",
     "CompactionFailed",
+    "ConversationForked",
     "ModelCalled",
     "ModelReplied",
     "StepFailed",
@@ -205,6 +206,19 @@ class CompactionFailed(_Frozen):
     cost: float | None = None
 
 
+class ConversationForked(_Frozen):
+    """It begins as a copy of `source` after its record `version`: its transcript, and what was approved for good."""
+
+    kind: Literal["conversation_forked"] = "conversation_forked"
+    source: str
+    version: int
+    messages: tuple[Message, ...]
+    sealed: SegmentRef | None = None
+    token_factor: float = 1.0
+    always: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+
+
 class AnswerIgnored(_Frozen):
     """An answer or a timer came that nothing waits for (late, repeated): it is noted and changes nothing."""
 
@@ -244,6 +258,7 @@ TurnRecord = (
     | CompactionBegan
     | Compacted
     | CompactionFailed
+    | ConversationForked
     | AnswerIgnored
     | TurnEnded
 )

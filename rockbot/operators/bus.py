@@ -15,6 +15,7 @@ from rockbot.operators.checks import Probe, bus_checks, letter_checks, run_probe
 from rockbot.operators.faults import InvalidRequest, OperatorError, TaskNotFound
 from rockbot.operators.models import Diagnosis, Pipeline, PublishedMessage
 from rockbot.state.ports import StateError
+from rockbot.turns.desk import TurnDesk
 from rockbot_messaging.clock import Clock, IdSource
 from rockbot_messaging.envelope import HeaderValue, MessageEnvelope
 from rockbot_messaging.errors import MessagingError, Unroutable
@@ -36,6 +37,7 @@ class BusOperator:
         bus: opened by the caller; `close` closes it only through `on_close`.
         dead_letters: the desk over that bus, or why there is none; None when nobody will ask for it.
         history: what became of tasks, or why that cannot be read; None when nobody will ask for it.
+        turns: the desk over the hosts' turns, or why there is none; None when nobody will ask for it.
         pipeline: how the host is composed; None when this process does not know.
         probes: further checks for `doctor`.
         on_close: awaited by `close`.
@@ -50,6 +52,7 @@ class BusOperator:
         source: str = "rockbot-cli",
         dead_letters: LetterDesk | StateError | None = None,
         history: History | StateError | None = None,
+        turns: TurnDesk | StateError | None = None,
         pipeline: Pipeline | None = None,
         probes: Sequence[Probe] = (),
         on_close: Callable[[], Awaitable[None]] | None = None,
@@ -60,6 +63,7 @@ class BusOperator:
         self._source = source
         self._dead_letters = dead_letters
         self._history = history
+        self._turns = turns
         self._pipeline = pipeline
         self._probes = tuple(probes)
         self._on_close = on_close
@@ -90,6 +94,14 @@ class BusOperator:
         if isinstance(self._history, StateError):
             raise self._history
         return self._history
+
+    @property
+    def turns(self) -> TurnDesk:
+        if self._turns is None:
+            raise OperatorError("this operator was opened without the state store")
+        if isinstance(self._turns, StateError):
+            raise self._turns
+        return self._turns
 
     async def publish(
         self,

@@ -31,6 +31,7 @@ from rockbot_messaging.errors import (
 
 __all__ = [
     "FAULTS",
+    "ConversationNotFound",
     "ExitCode",
     "Fault",
     "HostUnreachable",
@@ -69,6 +70,10 @@ class InvalidRequest(RockBotError, ValueError):
 
 class TaskNotFound(RockBotError, LookupError):
     """No task has this id."""
+
+
+class ConversationNotFound(RockBotError, LookupError):
+    """There is no such conversation, or it has no such record; the text says which."""
 
 
 class HostUnreachable(RockBotError, ConnectionError):
@@ -117,6 +122,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault("unroutable", Unroutable, 409, ExitCode.FAILURE, _unroutable),
     Fault("letter_not_found", LetterNotFound, 404, ExitCode.FAILURE, LetterNotFound),
     Fault("task_not_found", TaskNotFound, 404, ExitCode.FAILURE, TaskNotFound),
+    Fault("conversation_not_found", ConversationNotFound, 404, ExitCode.FAILURE, ConversationNotFound),
     Fault("letters_busy", LettersBusy, 409, ExitCode.FAILURE, LettersBusy),
     Fault("timed_out", TimedOut, 504, ExitCode.TIMED_OUT, TimedOut),
     Fault("host_unreachable", HostUnreachable, 503, ExitCode.UNREACHABLE, HostUnreachable),

@@ -15,6 +15,7 @@ from rockbot.operators.bus import BusOperator
 from rockbot.operators.models import Pipeline
 from rockbot.settings import Settings
 from rockbot.state.ports import StateError
+from rockbot.turns.desk import TurnDesk
 from rockbot_messaging.clock import RandomIds, SystemClock
 from rockbot_messaging.ports import MessageBus
 
@@ -88,8 +89,9 @@ def embedded_operator(embedded: Embedded) -> BusOperator:
         clock=SystemClock(),
         ids=RandomIds(),
         source=_source(settings),
-        dead_letters=_desk(container, embedded.bus, settings),
         history=History(container.store()),
+        dead_letters=(letters := _desk(container, embedded.bus, settings)),
+        turns=_turns(container, letters),
         pipeline=pipeline_of(container, settings),
         probes=probes,
     )
@@ -124,13 +126,15 @@ async def _bus_operator(settings: Settings, *, composed: bool) -> BusOperator:
 
     dead_letters: LetterDesk | StateError
     history: History | StateError
+    turns: TurnDesk | StateError
     probes: list[Probe] = []
     try:
         await store.open()
         dead_letters, history = _desk(container, bus, settings), History(store)
+        turns = _turns(container, dead_letters)
         probes += [outage_probe(store), agents_probe(store)]
     except StateError as exc:
-        dead_letters = history = exc
+        dead_letters = history = turns = exc
     try:
         await bus.open()
     except BaseException:
@@ -143,6 +147,7 @@ async def _bus_operator(settings: Settings, *, composed: bool) -> BusOperator:
         source=_source(settings),
         dead_letters=dead_letters,
         history=history,
+        turns=turns,
         pipeline=pipeline_of(container, settings),
         probes=probes,
         on_close=close,
@@ -166,6 +171,13 @@ def _desk(container: HostContainer, bus: MessageBus, settings: Settings) -> Lett
         measures=container.measures(),
         settings=settings.letters,
     )
+
+
+def _turns(container: HostContainer, letters: LetterDesk) -> TurnDesk:
+    """Turns of a composition's store."""
+    from rockbot.turns.service import TurnService
+
+    return TurnService(container.store(), ids=container.ids(), letters=letters)
 
 
 def _source(settings: Settings) -> str:
