@@ -14,6 +14,7 @@ from rockbot.agents.roster import Roster
 from rockbot.consuming import LiveSubscriptions
 from rockbot.errors import ConfigError, MissingExtra
 from rockbot.events.event import Event
+from rockbot.events.models import LlmResponse
 from rockbot.events.tools import ToolSpec
 from rockbot.handler import EventHandler
 from rockbot.policies import Policy
@@ -28,7 +29,7 @@ from rockbot_messaging.measures import NO_MEASURES, Measures
 from rockbot_messaging.subscriptions import Subscription, WorkSubscription
 from rockbot_messaging.trust import Roles
 
-__all__ = ["ENTRY_POINTS", "Contribution", "Link", "Loop", "Plugin", "Services", "Signal", "load_plugins"]
+__all__ = ["ENTRY_POINTS", "Contribution", "Link", "Loop", "ModelProbe", "Plugin", "Services", "Signal", "load_plugins"]
 
 #: The extra that brings a package which handlers may need at import.
 _EXTRAS: Final = {
@@ -107,6 +108,10 @@ class Loop:
     every: float
 
 
+#: Tries a model, ``<provider>/<model>``, with one tiny call. Raises `rockbot.llm.LlmError`.
+ModelProbe = Callable[[str], Coroutine[Any, Any, LlmResponse]]
+
+
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contribution:
@@ -125,6 +130,7 @@ class Contribution:
     tools: tuple[ToolSpec, ...] = ()
     live: LiveSubscriptions | None = None
     loops: tuple[Loop, ...] = ()
+    model_probe: ModelProbe | None = None
     close: Callable[[], Coroutine[Any, Any, None]] | None = field(default=None)
 
 

@@ -21,7 +21,7 @@ from rockbot.events.models import Usage
 from rockbot.events.registry import explain
 from rockbot.settings_models import PriceSettings, PricesSettings
 
-__all__ = ["PriceTable", "most_tokens"]
+__all__ = ["PriceTable", "most_tokens", "today"]
 
 _MILLION: Final = 1_000_000
 #: The date that providers put behind a model's name to say which edition it is.
@@ -37,6 +37,11 @@ class _Entry(PriceSettings):
 def most_tokens(usage: Usage) -> int:
     """All tokens of a call, however they were paid."""
     return usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens + usage.output_tokens
+
+
+def today() -> datetime.date:
+    """The day whose prices count, for people at a terminal; hosts ask their clock."""
+    return datetime.datetime.now(datetime.UTC).date()
 
 
 @final

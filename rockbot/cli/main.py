@@ -9,7 +9,20 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from rockbot.cli import agents, contract, inspecting, letters, messages, processes, tasks, tools, topology, turns
+from rockbot.cli import (
+    agents,
+    contract,
+    costs,
+    inspecting,
+    letters,
+    messages,
+    models,
+    processes,
+    tasks,
+    tools,
+    topology,
+    turns,
+)
 from rockbot.cli.invocation import Invocation, global_parameters, present
 from rockbot.cli.render import Screen
 
@@ -67,7 +80,20 @@ def _assemble() -> None:
     )
     present(_root, _root, [*global_parameters(hidden=False), version])
     app.callback()(_root)
-    for part in (processes, messages, tasks, turns, letters, inspecting, agents, tools, contract, topology):
+    for part in (
+        processes,
+        messages,
+        tasks,
+        turns,
+        letters,
+        inspecting,
+        agents,
+        models,
+        costs,
+        tools,
+        contract,
+        topology,
+    ):
         part.register(app)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, Protocol, runtime_checkable
 
+from rockbot.catalogue.catalogue import Catalogue
+from rockbot.errors import ConfigError
 from rockbot.operators.checks import Probe
 from rockbot.operators.models import Check
 from rockbot.settings import ANTHROPIC_MODEL, Settings
@@ -43,19 +45,18 @@ def python_probe() -> Check:
 
 def model_probes(settings: Settings) -> list[Check]:
     """For each model that an agent uses, whether it can be called from here."""
-    models: dict[str, list[str]] = {}
-    for name, agent in settings.agents.items():
-        models.setdefault(settings.agent_model(agent), []).append(name)
-    return [_model(settings, model, agents) for model, agents in sorted(models.items())]
+    try:
+        used = Catalogue(settings).used
+    except ConfigError as exc:
+        return [Check(name="model", status="fail", detail=str(exc), advice="see `rockbot models list`")]
+    return [_model(settings, model, agents) for model, agents in sorted(used.items())]
 
 
 def _model(settings: Settings, model: str, agents: list[str]) -> Check:
     import os
 
-    provider, _, rest = model.partition("/")
+    provider = model.partition("/")[0]
     detail = f"{model} for {', '.join(sorted(agents))}"
-    if not rest:
-        return Check(name="model", status="fail", detail=detail, advice="name it <provider>/<model>")
     if provider == "scripted":
         advice = f"it is a demonstration; set ANTHROPIC_API_KEY, or ROCKBOT_MODEL={ANTHROPIC_MODEL}"
         return Check(name="model", status="ok", detail=f"{detail}: answers by rules, offline", advice=advice)

@@ -44,7 +44,7 @@ def test_a_documented_program_runs(block: str, tmp_path: Path) -> None:
 
 def test_the_documented_rules_and_providers_are_what_they_say(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "models.md").read_text()
-    providers, cassette, rules = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    *_, providers, cassette, rules = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     scripts = parse_scripts(rules, source="docs/models.md", syntax="toml")
     assert list(scripts) == ["weather"]
     path = tmp_path / "rockbot.toml"

@@ -11,6 +11,7 @@ from rockbot.operators.checks import run_probes
 from rockbot.operators.models import Check
 from rockbot.operators.probes import model_probes, service_probe, state_probe
 from rockbot.settings import AgentSettings, Settings
+from rockbot.settings_models import ModelSettings
 from rockbot.state.memory import MemoryStateStore
 from rockbot_messaging.testing import FakeClock
 
@@ -70,10 +71,13 @@ def test_models_are_checked_once_with_their_agents(monkeypatch: pytest.MonkeyPat
             "assistant": AgentSettings(),
             "second": AgentSettings(),
             "third": AgentSettings(model="anthropic/x"),
-            "fourth": AgentSettings(model="nonsense"),
+            "fourth": AgentSettings(model="quick"),
         },
+        models={"quick": ModelSettings(model="scripted/quick", fallbacks=("anthropic/x",))},
     )
     found = {check.detail.split(" ")[0]: (check.status, check.detail) for check in model_probes(settings)}
     assert found["scripted/demo"] == ("ok", "scripted/demo for assistant, second: answers by rules, offline")
-    assert found["anthropic/x"][0] == "warn"
-    assert found["nonsense"][0] == "fail"
+    assert found["anthropic/x"] == ("warn", "anthropic/x for fourth, third: no API key here")
+    assert found["scripted/quick"][0] == "ok"
+    (wrong,) = model_probes(Settings(model="nonsense"))
+    assert (wrong.status, "setting 'model'" in wrong.detail) == ("fail", True)

@@ -14,6 +14,7 @@ from rockbot.catalogue.prices import PriceTable
 from rockbot.catalogue.spending import Spending
 from rockbot.chain import Order
 from rockbot.errors import ConfigError
+from rockbot.events import LlmRequest, LlmResponse, Message, TextPart
 from rockbot.llm import LlmClient
 from rockbot.machines.transcript import Transcripts
 from rockbot.plugins import Contribution, Link, Services
@@ -28,6 +29,9 @@ __all__ = ["contribution", "plugin"]
 
 #: Returns of a call that waits for its backend, some seconds each: its deadline ends it long before, or the age of a week.
 _MOST_LOOKS = 100_000
+#: What a model is given to say that it is there; some think before they say anything.
+_PROBE_TOKENS = 256
+_PROBE_SECONDS = 60.0
 
 
 def plugin(services: Services) -> Contribution:
@@ -72,6 +76,16 @@ def contribution(services: Services, clients: Mapping[str, LlmClient]) -> Contri
     async def close() -> None:
         await asyncio.gather(*(client.close() for client in clients.values()), streaming.close())
 
+    async def probe(model: str) -> LlmResponse:
+        request = LlmRequest(
+            model=model,
+            messages=(Message(role="user", parts=(TextPart(text="Reply with the word ok."),)),),
+            max_output_tokens=_PROBE_TOKENS,
+        )
+        return await clients[model.partition("/")[0]].complete(
+            request, call_id=services.ids.new_id(), deadline=_PROBE_SECONDS
+        )
+
     streaming = Streaming(settings.streaming, state=services.state, signal=services.signal)
     handler = LlmHandler(
         clients,
@@ -85,4 +99,6 @@ def contribution(services: Services, clients: Mapping[str, LlmClient]) -> Contri
         spending=Spending(services.state),
         streaming=streaming,
     )
-    return Contribution(links=(Link(Order.WORK, "llm", handler),), subscriptions=subscriptions, close=close)
+    return Contribution(
+        links=(Link(Order.WORK, "llm", handler),), subscriptions=subscriptions, model_probe=probe, close=close
+    )
