@@ -28,7 +28,17 @@ from nodes.anthropic_api import (
 from rockbot.chain import Order
 from rockbot.container import compose
 from rockbot.context import Context
-from rockbot.events import AgentResponse, AgentTask, Event, TextPart, ToolInvoke, ToolResult, ToolSpec
+from rockbot.events import (
+    AgentResponse,
+    AgentTask,
+    ApprovalDecision,
+    ApprovalRequest,
+    Event,
+    TextPart,
+    ToolInvoke,
+    ToolResult,
+    ToolSpec,
+)
 from rockbot.handler import CallNext
 from rockbot.machines.turn_messages import SUMMARISE
 from rockbot.plugins import Contribution, Services
@@ -48,14 +58,14 @@ from rockbot_messaging.testing import FakeClock, SequenceIds
 from rockbot_messaging.verdicts import Ack, Verdict
 
 TOOLS = tuple(
-    ToolSpec(name=name, description=name, input_schema={"type": "object"}, toolset="desk")
+    ToolSpec(name=name, description=name, input_schema={"type": "object"}, toolset="desk", needs_approval=name == "add")
     for name in ("slow", "broken", "add")
 )
 ANSWER = "It is 42, as far as the disk allows. Ünïcödé."
 
 
 class Desk:
-    """Three tools: one that works, one that fails, one that is done when both others are."""
+    """Three tools: one that needs approval, one that fails, one that is done when both others are."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -149,6 +159,24 @@ async def test_a_conversation_in_which_everything_goes_wrong_reads_as_a_correct_
         return Ack()
 
     await client.subscriber.subscribe(WatchSubscription(name="client", patterns=("agent.response.*",)), receive)
+    approved: list[ApprovalRequest] = []
+
+    async def decide(envelope: MessageEnvelope) -> Verdict:
+        asked = ApprovalRequest.model_validate_json(envelope.body)
+        if all(asked.approval_id != other.approval_id for other in approved):
+            approved.append(asked)
+            decision = ApprovalDecision(approval_id=asked.approval_id, decision="approve", by="anna")
+            yes = MessageEnvelope(
+                topic="approval.decision.assistant",
+                body=decision.to_body(),
+                message_id=f"yes-{len(approved)}",
+                type=decision.type_name,
+                conversation_id=asked.conversation_id,
+            )
+            await client.publisher.publish(yes, door=Door.PUBLIC)
+        return Ack()
+
+    await client.subscriber.subscribe(WatchSubscription(name="people", patterns=("approval.request.*",)), decide)
     screens: dict[str, str] = {}
     async with watch_replies(client.subscriber, "talk", snapshots=ReplySnapshots(store)) as watcher:
 
@@ -181,7 +209,8 @@ async def test_a_conversation_in_which_everything_goes_wrong_reads_as_a_correct_
     assert waited >= 6.5, "the server was asked again before it wanted to be"
     assert strict.refused == []
     assert server.replies == []
-    assert desk.calls == ["slow", "broken", "add", "add"]
+    assert sorted(desk.calls) == ["add", "add", "broken", "slow"]
+    assert [(asked.tool, asked.arguments) for asked in approved] == [("add", {"n": 2}), ("add", {"n": 3})]
     assert [said for said in screens.values() if said] == ["I look.", ANSWER]
     bodies = [received.body for received in server.received]
     _compare(bodies)
