@@ -127,6 +127,11 @@ class History:
     def __init__(self, store: StateStore) -> None:
         self._store = store
 
+    @property
+    def store(self) -> StateStore:
+        """What it reads from."""
+        return self._store
+
     async def find(self, which: TaskFilter, *, limit: int = 50, after: str | None = None) -> TaskPage:
         """A page of the tasks that fit, the latest first; `after` is a former page's `next`.
 

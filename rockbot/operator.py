@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
+from rockbot.events.approvals import ApprovalDecision, ApprovalRequest
 from rockbot.events.tasks import AgentResponse, AgentStatus
 from rockbot.history import TaskFilter, TaskPage, TaskView
 from rockbot.letters.desk import LetterDesk
 from rockbot.operators.models import Diagnosis, Pipeline, PublishedMessage, ReplyPiece
+from rockbot.operators.people import ApprovalPage
 from rockbot.turns.desk import TurnDesk
 from rockbot_messaging.envelope import HeaderValue
 from rockbot_messaging.identity import DEFAULT_TENANT
@@ -56,6 +58,38 @@ class Operator(Protocol):
 
         Raises:
             StateUnavailable: the state store could not be opened. OperatorError: it was not asked for.
+        """
+        ...
+
+    async def approvals(
+        self, *, tenant: str = DEFAULT_TENANT, limit: int = 100, after: str | None = None
+    ) -> ApprovalPage:
+        """What people are asked at present; `after` is a former page's `next`.
+
+        Raises:
+            StateUnavailable: the store cannot be read. OperatorError: it was not asked for.
+        """
+        ...
+
+    async def approval(self, approval_id: str, *, tenant: str = DEFAULT_TENANT) -> ApprovalRequest:
+        """One open approval or question. Raises ApprovalNotFound, and as `approvals`."""
+        ...
+
+    async def decide(self, decision: ApprovalDecision, *, tenant: str = DEFAULT_TENANT) -> PublishedMessage:
+        """Approve, deny or answer. Without an argument hash the decision is about the arguments as they are listed.
+
+        Raises:
+            ApprovalNotFound, InvalidRequest: nothing was sent. Unroutable: no host runs the agent. As `approvals`.
+        """
+        ...
+
+    async def cancel(
+        self, task_id: str, *, tenant: str = DEFAULT_TENANT, reason: str = "", by: str = ""
+    ) -> PublishedMessage:
+        """Cancel a task, wherever it is, and what was delegated on its behalf; returns when that is on its way.
+
+        Raises:
+            TaskNotFound: no process is there to hear it, and the task is not known. As `approvals`.
         """
         ...
 

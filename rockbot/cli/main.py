@@ -11,6 +11,7 @@ import typer
 
 from rockbot.cli import (
     agents,
+    approvals,
     contract,
     costs,
     inspecting,
@@ -85,6 +86,7 @@ def _assemble() -> None:
         messages,
         tasks,
         turns,
+        approvals,
         letters,
         inspecting,
         agents,

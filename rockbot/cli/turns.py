@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -16,6 +17,13 @@ Task = Annotated[str, typer.Argument(metavar="TASK", help="A task's id: the mess
 Tenant = Annotated[str, typer.Option("--tenant", help="Whose task it is.")]
 
 
+class Format(StrEnum):
+    """How the graph is drawn."""
+
+    TEXT = "text"
+    MERMAID = "mermaid"
+
+
 def register(app: typer.Typer) -> None:
     """Add these commands."""
     turn = group(app, "turn", help="Look at turns: what they did, what they wait for; resume and fork them.")
@@ -24,6 +32,8 @@ def register(app: typer.Typer) -> None:
     command(turn, "timeline")(timeline)
     command(turn, "resume")(resume)
     command(turn, "fork")(fork)
+    command(turn, "cancel")(cancel)
+    command(turn, "describe")(describe)
 
 
 async def show(call: Invocation, task: Task, tenant: Tenant = "default") -> None:
@@ -85,3 +95,28 @@ async def fork(
     async with call.operator(composed=True) as operator:
         made = await operator.turns.fork(conversation, at=at, name=name, tenant=tenant)
     call.screen.show(made, fork_blocks(made))
+
+
+def describe(
+    call: Invocation,
+    format: Annotated[Format, typer.Option("--format", help="As text, or as a Mermaid state diagram.")] = Format.TEXT,
+) -> None:
+    """Every state that a turn can be in, and what leads from one to another."""
+    from rockbot.machines.turn_graph import mermaid, text
+
+    call.screen.text(mermaid() if format is Format.MERMAID else text())
+
+
+async def cancel(
+    call: Invocation,
+    task: Annotated[str, typer.Argument(help="The task's id; what it delegated ends with it.", show_default=False)],
+    reason: Annotated[str, typer.Option("--reason", help="Why; the task's answer says it.", show_default=False)] = "",
+    by: Annotated[str | None, typer.Option("--by", help="Who; by default you.", show_default=False)] = None,
+    tenant: Annotated[str, typer.Option("--tenant", help="Of this tenant.")] = "default",
+) -> None:
+    """End a task, wherever it is: running work stops within two seconds, queued work is not begun."""
+    from rockbot.cli.views import published_blocks
+
+    async with call.operator(composed=True) as operator:
+        message = await operator.cancel(task, tenant=tenant, reason=reason, by=by or actor())
+    call.screen.show(message, published_blocks(message, "asked to stop"))

@@ -32,6 +32,7 @@ from rockbot.gateway.api import (
 )
 from rockbot.gateway.letters_routes import letter_routes
 from rockbot.gateway.limits import BodyLimit
+from rockbot.gateway.people_routes import people_routes
 from rockbot.gateway.turns_routes import turn_routes
 from rockbot.history import TaskPage, TaskView
 from rockbot.operator import AskEvent, Operator
@@ -61,6 +62,7 @@ def create_app(operator: Operator, *, max_body_bytes: int = 16 << 20, actions: A
     app.include_router(_routes(operator), prefix=f"/{VERSION}")
     letters = letter_routes(operator, actions or Actions(), failed=_log_unforeseen)
     app.include_router(letters, prefix=f"/{VERSION}")
+    app.include_router(people_routes(operator), prefix=f"/{VERSION}")
     app.include_router(turn_routes(operator), prefix=f"/{VERSION}")
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)

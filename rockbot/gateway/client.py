@@ -10,15 +10,18 @@ from typing import Any, Final, final
 
 from pydantic import TypeAdapter, ValidationError
 
+from rockbot.events.approvals import ApprovalDecision, ApprovalRequest
 from rockbot.gateway.api import AskLine, AskRequest, PieceLine, PublishRequest, ResponseLine
 from rockbot.gateway.calls import Calls, segment
 from rockbot.gateway.desk import SocketDesk
+from rockbot.gateway.people_api import CancelRequest, DecisionRequest
 from rockbot.gateway.turns import SocketTurns
 from rockbot.history import TaskFilter, TaskPage, TaskView
 from rockbot.letters.desk import LetterDesk
 from rockbot.operator import AskEvent
 from rockbot.operators.faults import InvalidRequest
 from rockbot.operators.models import Diagnosis, Pipeline, PublishedMessage
+from rockbot.operators.people import ApprovalPage
 from rockbot.turns.desk import TurnDesk
 from rockbot_messaging.envelope import HeaderValue
 from rockbot_messaging.identity import DEFAULT_TENANT
@@ -54,6 +57,29 @@ class SocketOperator:
     @property
     def turns(self) -> TurnDesk:
         return self._turns
+
+    async def approvals(
+        self, *, tenant: str = DEFAULT_TENANT, limit: int = 100, after: str | None = None
+    ) -> ApprovalPage:
+        query = {"tenant": tenant, "limit": limit, **({"after": after} if after else {})}
+        return ApprovalPage.model_validate_json(await self._calls.get("/approvals", query))
+
+    async def approval(self, approval_id: str, *, tenant: str = DEFAULT_TENANT) -> ApprovalRequest:
+        body = await self._calls.get(f"/approvals/{segment(approval_id)}", {"tenant": tenant})
+        return ApprovalRequest.model_validate_json(body)
+
+    async def decide(self, decision: ApprovalDecision, *, tenant: str = DEFAULT_TENANT) -> PublishedMessage:
+        request = DecisionRequest(**decision.model_dump(exclude={"approval_id"}), tenant=tenant)
+        body = await self._calls.post(f"/approvals/{segment(decision.approval_id)}/decision", request)
+        return PublishedMessage.model_validate_json(body)
+
+    async def cancel(
+        self, task_id: str, *, tenant: str = DEFAULT_TENANT, reason: str = "", by: str = ""
+    ) -> PublishedMessage:
+        request = CancelRequest(reason=reason, by=by, tenant=tenant)
+        return PublishedMessage.model_validate_json(
+            await self._calls.post(f"/turns/{segment(task_id)}/cancel", request)
+        )
 
     async def publish(
         self,

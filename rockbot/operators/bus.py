@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from types import MappingProxyType
 from typing import Final, final
 
+from rockbot.events.approvals import ApprovalDecision, ApprovalRequest
 from rockbot.history import History, TaskFilter, TaskPage, TaskView
 from rockbot.letters.desk import LetterDesk
 from rockbot.operator import AskEvent
@@ -14,6 +15,7 @@ from rockbot.operators.asking import ask
 from rockbot.operators.checks import Probe, bus_checks, letter_checks, run_probes
 from rockbot.operators.faults import InvalidRequest, OperatorError, TaskNotFound
 from rockbot.operators.models import Diagnosis, Pipeline, PublishedMessage
+from rockbot.operators.people import ApprovalPage, PeopleDesk
 from rockbot.state.ports import StateError
 from rockbot.turns.desk import TurnDesk
 from rockbot_messaging.clock import Clock, IdSource
@@ -87,6 +89,26 @@ class BusOperator:
         if found is None:
             raise TaskNotFound(f"no task {task_id!r} is known: rockbot tasks list")
         return found
+
+    async def approvals(
+        self, *, tenant: str = DEFAULT_TENANT, limit: int = 100, after: str | None = None
+    ) -> ApprovalPage:
+        return await self._people().open(tenant=tenant, limit=limit, after=after)
+
+    async def approval(self, approval_id: str, *, tenant: str = DEFAULT_TENANT) -> ApprovalRequest:
+        return await self._people().one(approval_id, tenant=tenant)
+
+    async def decide(self, decision: ApprovalDecision, *, tenant: str = DEFAULT_TENANT) -> PublishedMessage:
+        return await self._people().decide(decision, tenant=tenant)
+
+    async def cancel(
+        self, task_id: str, *, tenant: str = DEFAULT_TENANT, reason: str = "", by: str = ""
+    ) -> PublishedMessage:
+        return await self._people().cancel(task_id, tenant=tenant, reason=reason, by=by)
+
+    def _people(self) -> PeopleDesk:
+        store = self._past().store
+        return PeopleDesk(store, self._bus.publisher, clock=self._clock, ids=self._ids, source=self._source)
 
     def _past(self) -> History:
         if self._history is None:

@@ -31,6 +31,7 @@ from rockbot_messaging.errors import (
 
 __all__ = [
     "FAULTS",
+    "ApprovalNotFound",
     "ConversationNotFound",
     "ExitCode",
     "Fault",
@@ -74,6 +75,10 @@ class TaskNotFound(RockBotError, LookupError):
 
 class ConversationNotFound(RockBotError, LookupError):
     """There is no such conversation, or it has no such record; the text says which."""
+
+
+class ApprovalNotFound(RockBotError, LookupError):
+    """Nothing is asked under this id, or not any more."""
 
 
 class HostUnreachable(RockBotError, ConnectionError):
@@ -123,6 +128,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault("letter_not_found", LetterNotFound, 404, ExitCode.FAILURE, LetterNotFound),
     Fault("task_not_found", TaskNotFound, 404, ExitCode.FAILURE, TaskNotFound),
     Fault("conversation_not_found", ConversationNotFound, 404, ExitCode.FAILURE, ConversationNotFound),
+    Fault("approval_not_found", ApprovalNotFound, 404, ExitCode.FAILURE, ApprovalNotFound),
     Fault("letters_busy", LettersBusy, 409, ExitCode.FAILURE, LettersBusy),
     Fault("timed_out", TimedOut, 504, ExitCode.TIMED_OUT, TimedOut),
     Fault("host_unreachable", HostUnreachable, 503, ExitCode.UNREACHABLE, HostUnreachable),
