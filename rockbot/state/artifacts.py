@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import final
 
-from rockbot.state.keys import key
+from rockbot.state.keys import artifact_key
 from rockbot.state.ports import StateError, StateStore
 from rockbot_messaging.artifacts import ArtifactMissing, ArtifactsUnavailable, Reference
 from rockbot_messaging.identity import DEFAULT_TENANT
 
 __all__ = ["OwnStateArtifacts", "StateArtifacts"]
-
-_SPACE = "artifact"
 
 
 @final
@@ -31,7 +29,7 @@ class StateArtifacts:
         reference = await Reference.made(body)
         try:
             # Also when it lies there already: its time begins anew, as the last who stored it wants it.
-            await self._store.put(key(tenant, _SPACE, reference.digest), body, ttl=self._ttl)
+            await self._store.put(artifact_key(tenant, reference.digest), body, ttl=self._ttl)
         except StateError as exc:
             raise ArtifactsUnavailable(f"an artifact of {len(body)} bytes cannot be stored: {exc}") from exc
         return str(reference)
@@ -40,7 +38,7 @@ class StateArtifacts:
         """See `ArtifactStore.get`."""
         wanted = Reference.parse(reference)
         try:
-            entry = await self._store.get(key(tenant, _SPACE, wanted.digest))
+            entry = await self._store.get(artifact_key(tenant, wanted.digest))
         except StateError as exc:
             raise ArtifactsUnavailable(f"the artifact {wanted} cannot be read: {exc}") from exc
         if entry is None:

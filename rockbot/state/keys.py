@@ -20,6 +20,7 @@ __all__ = [
     "agent_use_key",
     "approval_key",
     "approvals",
+    "artifact_key",
     "call_key",
     "conversation_key",
     "handled_key",
@@ -39,6 +40,7 @@ __all__ = [
     "tasks_under",
     "tenant_prefix",
     "time_order",
+    "timer_prefix",
 ]
 
 Key = NewType("Key", str)
@@ -171,6 +173,16 @@ def reply_key(tenant: str, conversation_id: str, call_id: str) -> Key:
 def reply_prefix(tenant: str, conversation_id: str) -> Prefix:
     """All of them in one conversation."""
     return prefix(tenant, "reply", conversation_id)
+
+
+def artifact_key(tenant: str, digest: str) -> Key:
+    """The bytes with this SHA-256."""
+    return key(tenant, "artifact", digest)
+
+
+def timer_prefix(tenant: str, conversation_id: str) -> Prefix:
+    """What the ids of all timers of a conversation begin with."""
+    return prefix(tenant, "timer", conversation_id)
 
 
 def handled_key(tenant: str, subscription: str, message_id: str) -> Key:

@@ -15,21 +15,33 @@ from rockbot.state.keys import Key, call_key
 from rockbot.state.ports import StateError, StateStore, VersionConflict
 from rockbot_messaging.ledger import Begun, Busy, Finished, Refused, Start
 
-__all__ = ["StateLedger"]
+__all__ = ["StateLedger", "begun_under"]
 
 _WEEK_SECONDS: Final = 7 * 24 * 3600.0
+
+
+def begun_under(entry: bytes) -> frozenset[str]:
+    """The ids of what the call of a stored entry was begun for; none when the entry does not say so."""
+    try:
+        return frozenset(json.loads(entry.partition(b"\n")[0]).get("under", ()))
+    except (ValueError, TypeError, AttributeError):
+        return frozenset()
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """`open` is a call that nobody claims at present although it was begun before with an unknown end."""
+    """`open` is a call that nobody claims at present although it was begun before with an unknown end.
+
+    `under` are the ids of what it was begun for: by them it is found when a conversation is to be forgotten.
+    """
 
     state: Literal["open", "claimed", "refused", "finished"]
     starts: int = 0
     owner: str = ""
     until_ms: int = 0
     reason: str = ""
+    under: tuple[str, ...] = ()
 
 
 @final
@@ -64,7 +76,7 @@ class StateLedger:
             StateUnavailable: the store cannot say or write.
         """
         refused = await self._refused(tenant, under)
-        return refused or await self._claim(call_key(tenant, call_id), owner, claim_seconds, renewal=False)
+        return refused or await self._claim(call_key(tenant, call_id), owner, claim_seconds, under, renewal=False)
 
     async def renew(
         self, call_id: str, *, tenant: str, owner: str, claim_seconds: float, under: Sequence[str] = ()
@@ -75,7 +87,7 @@ class StateLedger:
             StateUnavailable: the store cannot say or write.
         """
         refused = await self._refused(tenant, under)
-        return refused or await self._claim(call_key(tenant, call_id), owner, claim_seconds, renewal=True)
+        return refused or await self._claim(call_key(tenant, call_id), owner, claim_seconds, under, renewal=True)
 
     async def refusal(self, call_id: str, *, tenant: str) -> str | None:
         """The reason of a tombstone, None when there is none.
@@ -92,7 +104,7 @@ class StateLedger:
                 return Refused(reason)
         return None
 
-    async def _claim(self, key: Key, owner: str, claim_seconds: float, *, renewal: bool) -> Start:
+    async def _claim(self, key: Key, owner: str, claim_seconds: float, under: Sequence[str], *, renewal: bool) -> Start:
         while True:
             found = await self._find(key)
             call = found.call
@@ -108,7 +120,7 @@ class StateLedger:
                 return Busy((call.until_ms - now_ms) / 1000)
             until_ms = now_ms + round(claim_seconds * 1000)
             starts = call.starts if renewal else call.starts + 1
-            claimed = _Call("claimed", starts=starts, owner=owner, until_ms=until_ms)
+            claimed = _Call("claimed", starts=starts, owner=owner, until_ms=until_ms, under=tuple(under) or call.under)
             if await self._write(key, claimed, found.version, seconds=max(self._retention, claim_seconds)):
                 return Begun(starts)
 
@@ -132,7 +144,7 @@ class StateLedger:
             if call.state != "claimed" or call.owner != owner:
                 return
             if call.starts > 1:
-                if await self._write(key, _Call("open", starts=call.starts - 1), found.version):
+                if await self._write(key, _Call("open", starts=call.starts - 1, under=call.under), found.version):
                     return
                 continue
             try:
@@ -148,7 +160,8 @@ class StateLedger:
             found = await self._find(key)
             if found.call.state in ("finished", "refused"):
                 return
-            if await self._write(key, _Call("refused", starts=found.call.starts, reason=reason), found.version):
+            refused = _Call("refused", starts=found.call.starts, reason=reason, under=found.call.under)
+            if await self._write(key, refused, found.version):
                 return
 
     async def _find(self, key: Key) -> _Found:
@@ -159,6 +172,7 @@ class StateLedger:
         try:
             fields = json.loads(head)
             known = {name: fields[name] for name in _Call.__slots__ if name in fields}
+            known["under"] = tuple(known.get("under", ()))
             return _Found(_Call(**known), result, entry.version)
         except (ValueError, TypeError) as exc:
             raise StateError(

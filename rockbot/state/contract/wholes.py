@@ -24,14 +24,14 @@ from rockbot.state.items import (
 from rockbot.state.keys import Key, conversation_key, key, prefix, tenant_prefix
 from rockbot.state.ports import Append, Commit, IndexRow, StateStore, Timer, VersionConflict, Write
 
-__all__ = ["WholeCases"]
+__all__ = ["WholeCases", "fill"]
 
 _C1: Final = conversation_key("acme", "c1")
 _C2: Final = conversation_key("acme", "c2")
 _MARK: Final = key("acme", "handled", "orders", "m9")
 
 
-async def _fill(store: StateStore) -> None:
+async def fill(store: StateStore) -> None:
     """Something of every kind, in two conversations and two tenants."""
     for number, (stream, name) in enumerate(((_C1, "c1"), (_C2, "c2"), (conversation_key("else", "c1"), "e1"))):
         tenant = stream.split("/")[0]
@@ -89,7 +89,7 @@ class WholeCases(StoreCases):
         assert not any((await store.census()).counts.values())
 
     async def test_what_is_dumped_is_what_was_stored(self, store: StateStore) -> None:
-        await _fill(store)
+        await fill(store)
         there = await _all(store)
         assert {kind: len(items) for kind, items in there.items()} == {
             "number": 1, "value": 5, "stream": 3, "record": 12, "handled": 6, "snapshot": 3, "row": 7, "timer": 3,
@@ -110,7 +110,7 @@ class WholeCases(StoreCases):
         assert number.value >= newest
 
     async def test_a_census_counts_what_is_dumped(self, stores: StoresUnderTest, store: StateStore) -> None:
-        await _fill(store)
+        await fill(store)
         there = {kind: len(items) for kind, items in (await _all(store)).items() if kind != "number"}
         found = await store.census()
         assert {kind: count for kind, count in found.counts.items() if count} == there
@@ -124,7 +124,7 @@ class WholeCases(StoreCases):
         assert (late.lost_claims, late.over) == (2, 2)
 
     async def test_pages_join_without_gap_or_overlap_at_any_size(self, store: StateStore) -> None:
-        await _fill(store)
+        await fill(store)
         for kind in KINDS:
             whole = await _items(store, kind, limit=1000)
             for limit in (1, 2, 5):
@@ -150,7 +150,7 @@ class WholeCases(StoreCases):
     async def test_a_store_that_was_emptied_and_restored_is_as_it_was_and_works_on(
         self, stores: StoresUnderTest, store: StateStore
     ) -> None:
-        await _fill(store)
+        await fill(store)
         before = await _all(store)
         loaded = await store.load(_C1, handled="c1-m1")
         for tenant in ("acme", "else"):
@@ -190,7 +190,7 @@ class WholeCases(StoreCases):
         assert lease.token > number.value + 1000
 
     async def test_a_stream_that_is_restored_takes_the_place_of_what_was_there(self, store: StateStore) -> None:
-        await _fill(store)
+        await fill(store)
         await store.restore([StreamItem(_C1)])
         loaded = await store.load(_C1, handled="c1-m1")
         assert (loaded.version, loaded.snapshot, loaded.handled, list(loaded.unanswered)) == (0, None, False, [])
@@ -203,7 +203,7 @@ class WholeCases(StoreCases):
     async def test_a_conversation_is_erased_with_all_its_streams_parts_and_nothing_else(
         self, stores: StoresUnderTest, store: StateStore
     ) -> None:
-        await _fill(store)
+        await fill(store)
         before = await _all(store)
         gone = dict(await store.erase(prefix("acme", "conversation", "c1")))
         assert gone == {"stream": 1, "record": 4, "handled": 2, "snapshot": 1, "row": 2}
@@ -220,13 +220,13 @@ class WholeCases(StoreCases):
         assert [row for row in ids if row.startswith("c1")] == []
 
     async def test_an_erased_conversation_can_begin_anew(self, store: StateStore) -> None:
-        await _fill(store)
+        await fill(store)
         await store.erase(prefix("acme", "conversation", "c1"))
         assert await store.append(step(_C1, 0, "c1-m1", b"again")) == 1
         assert [record.value for record in await store.read(_C1)] == [b"again"]
 
     async def test_erasing_again_finds_nothing(self, store: StateStore) -> None:
-        await _fill(store)
+        await fill(store)
         assert await store.erase(tenant_prefix("acme"))
         assert not await store.erase(tenant_prefix("acme"))
 
@@ -249,11 +249,11 @@ class WholeCases(StoreCases):
         assert (gone["value"], gone["stream"]) == (150, 70)
 
     async def test_the_mark_of_a_commit_is_erased_with_its_rows(self, store: StateStore) -> None:
-        await _fill(store)
+        await fill(store)
         assert dict(await store.erase(prefix("acme", "handled", "orders", "m9"))) == {"value": 1, "row": 1}
 
     async def test_rows_are_dropped_by_id(self, store: StateStore) -> None:
-        await _fill(store)
+        await fill(store)
         assert await store.drop_rows(["c1-a", "commit-1", "nobody"]) == 2
         assert [row.id for row in (await store.load(_C1, handled="c1-m1")).unanswered] == ["c1-b"]
         assert list(await store.committed(_MARK, cause="m9") or ()) == []
@@ -261,7 +261,7 @@ class WholeCases(StoreCases):
 
 
 def _of(item: Item, tenant: str, conversation: str) -> bool:
-    """Whether an item of `_fill` belongs to a conversation."""
+    """Whether an item of `fill` belongs to a conversation."""
     names: list[Key | str | None] = [getattr(item, name, None) for name in ("key", "stream")]
     timer = getattr(item, "timer", None)
     names.append(timer.id if timer else None)
