@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
@@ -22,12 +23,14 @@ from rockbot.errors import ConfigError
 from rockbot.state.ports import StateUnavailable
 from rockbot.state.postgres_schema import migrate
 from rockbot.state.rules import not_open
+from rockbot.state.tls import take_tls_files
 from rockbot.state.under_way import UnderWay
 
 __all__ = ["PostgresAddress", "PostgresPool"]
 
 _SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,47}")
 _HOSTS: Final = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?(,([\w.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?)*")
+_TLS: Final = {"cafile": "sslrootcert", "certfile": "sslcert", "keyfile": "sslkey"}
 _WRITTEN: Final = (
     "a PostgreSQL address is written postgresql://user:password@host:5432/database, odd signs in it as %40"
 )
@@ -76,7 +79,7 @@ class PostgresAddress:
 
     @classmethod
     def parse(cls, url: str) -> PostgresAddress:
-        """Take our own settings (`schema`, `pool`, `timeout`) out of the query of an address; the rest is PostgreSQL's.
+        """Take `schema`, `pool`, `timeout` and the files for TLS out of the query of an address; the rest is PostgreSQL's.
 
         Raises:
             ConfigError: one of them is wrong; the text does not repeat the address.
@@ -93,6 +96,8 @@ class PostgresAddress:
             raise ConfigError("the pool of a PostgreSQL address is a number of connections from 1 to 1000")
         if not (timeout.isdecimal() and 1 <= int(timeout) <= 3600):
             raise ConfigError("the timeout of a PostgreSQL address is a number of seconds from 1 to 3600")
+        if take_tls_files(query, _TLS, what="PostgreSQL"):
+            query.setdefault("sslmode", "verify-full")
         place = parts.netloc.rpartition("@")[2] or query.get("host", "localhost")
         # An unescaped sign in a password moves the rest of it to where the host is looked for.
         if not _HOSTS.fullmatch(place) or "@" in parts.path or parts.fragment:
@@ -144,7 +149,9 @@ class PostgresPool:
         except BaseException as exc:
             if pool is not None:
                 pool.terminate()
-            if isinstance(exc, ValueError):  # what the driver says of a wrong address may repeat it
+            if isinstance(exc, ValueError) and not isinstance(
+                exc, OSError
+            ):  # what the driver says of a wrong address may repeat it
                 raise ConfigError(f"the address of {address.shown} has a part that is not understood") from None
             if isinstance(exc, _FAILURES):
                 raise self._explain(exc) from exc
@@ -210,6 +217,8 @@ class PostgresPool:
         )
         if code and not code.startswith("08"):
             said = f"{code}: {said}"
+        if isinstance(exc, ssl.SSLError):
+            known = "check its certificate, and the files for TLS in its address"
         advice = known or ("see the cause" if code else "check that it runs and is reachable")
         return StateUnavailable(f"state store {self._address.shown}: {advice} ({said})")
 

@@ -22,6 +22,7 @@ from rockbot.state.ports import StateUnavailable
 from rockbot.state.redis_scripts import SCRIPTS
 from rockbot.state.redis_whole_scripts import WHOLE_SCRIPTS
 from rockbot.state.rules import not_open
+from rockbot.state.tls import take_tls_files
 from rockbot.state.under_way import UnderWay
 
 __all__ = ["FORM", "RedisAddress", "RedisServer"]
@@ -31,6 +32,7 @@ FORM: Final = 2
 _CONNECT_SECONDS: Final = 5.0
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _PLACE: Final = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?")
+_TLS: Final = {"cafile": "ssl_ca_certs", "certfile": "ssl_certfile", "keyfile": "ssl_keyfile"}
 _WRITTEN: Final = "a Redis address is written redis://user:password@host:6379/0, odd signs in it as %40"
 _ADVICE: Final = {
     "AuthenticationError": "check user and password",
@@ -57,7 +59,7 @@ class RedisAddress:
 
     @classmethod
     def parse(cls, url: str) -> RedisAddress:
-        """Take our own settings (`prefix`, `pool`, `timeout`) out of the query of an address; the rest is the client's.
+        """Take `prefix`, `pool`, `timeout` and the files for TLS out of the query of an address; the rest is the client's.
 
         Raises:
             ConfigError: one of them is wrong; the text does not repeat the address.
@@ -74,6 +76,8 @@ class RedisAddress:
             raise ConfigError("the pool of a Redis address is a number of connections from 1 to 1000")
         if not (timeout.isdecimal() and 1 <= int(timeout) <= 3600):
             raise ConfigError("the timeout of a Redis address is a number of seconds from 1 to 3600")
+        if take_tls_files(query, _TLS, what="Redis") and parts.scheme != "rediss":
+            raise ConfigError("files for TLS belong to an address that begins with rediss://")
         place = parts.netloc.rpartition("@")[2]
         # An unescaped sign in a password moves the rest of it to where the host is looked for.
         if not _PLACE.fullmatch(place) or not re.fullmatch(r"(/\d*)?", parts.path) or parts.fragment:
@@ -199,6 +203,8 @@ class RedisServer:
         kind = type(exc).__name__
         known = _ADVICE.get(kind) or ("see the cause" if isinstance(exc, ResponseError) else None)
         said = " ".join(str(exc).split()) or kind
+        if "certificate" in said or "SSL" in said:
+            known = "check its certificate, and the files for TLS in its address"
         advice = known or "check that it runs and is reachable"
         return StateUnavailable(f"state store {self._address.shown}: {advice} ({said})")
 

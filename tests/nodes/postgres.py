@@ -36,9 +36,13 @@ def programs() -> Path | None:
 
 @final
 class PostgresNode:
-    """One private server. `start` after `kill` finds everything that was stored."""
+    """One private server. `start` after `kill` finds everything that was stored.
 
-    def __init__(self) -> None:
+    `tls` is a folder with what `certificates` made: then it takes no connection without TLS and a client's certificate.
+    """
+
+    def __init__(self, *, tls: Path | None = None) -> None:
+        self._tls = tls is not None
         found = programs()
         if found is None:
             raise RuntimeError(MISSING)
@@ -62,6 +66,16 @@ class PostgresNode:
             cwd=self._home,
             stdout=subprocess.DEVNULL,
         )
+        if tls is not None:
+            for name in ("ca.pem", "server.pem", "server.key"):
+                file = self._home / name
+                shutil.copy(tls / name, file)
+                file.chmod(0o600)
+                if self._as:
+                    shutil.chown(file, "postgres", "postgres")
+            (self._home / "data" / "pg_hba.conf").write_text(
+                "hostssl all all 127.0.0.1/32 scram-sha-256 clientcert=verify-ca\n"
+            )
 
     @property
     def url(self) -> str:
@@ -82,6 +96,11 @@ class PostgresNode:
             # A server whose administrator preferred speed: the store must not.
             "synchronous_commit": "off",
         }
+        if self._tls:
+            settings |= {"ssl": "on", "ssl_ca_file": str(self._home / "ca.pem")}
+            settings |= {
+                f"ssl_{name}_file": str(self._home / f"server.{end}") for name, end in (("cert", "pem"), ("key", "key"))
+            }
         command = [*self._as, str(self._programs / "postgres"), "-D", str(self._home / "data")]
         command += [f"--{name}={value}" for name, value in settings.items()]
         self._process = launch(command, env=self._env, cwd=self._home, console=self._home / "console.log")
