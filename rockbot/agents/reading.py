@@ -57,6 +57,13 @@ class Agent:
         """The model of the calls that no rule takes elsewhere."""
         return self.routes["main"][-1].steps[0].model
 
+    @property
+    def context_window(self) -> int:
+        """How many tokens its model takes: what the agent says, else what the catalogue knows, else the default."""
+        known = self.routes["main"][-1].steps[0].context_window
+        said = "context_window" in self.settings.model_fields_set
+        return self.settings.context_window if said or known is None else known
+
     def snapshot(self, tools: Sequence[ToolSpec]) -> AgentSnapshot:
         """What a turn that begins now keeps; `tools` are all there are."""
         its = self.settings
@@ -69,7 +76,7 @@ class Agent:
             max_model_calls=its.max_model_calls,
             max_output_tokens=its.max_output_tokens,
             max_waiting=its.max_waiting,
-            context_window=its.context_window,
+            context_window=self.context_window,
             count_tokens=its.count_tokens == "provider",
             compact_at=its.compact_at,
             keep_recent=its.keep_recent,

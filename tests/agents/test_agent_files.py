@@ -164,3 +164,15 @@ def test_settings_that_were_read_can_be_read_again(folder: Path) -> None:
     assert again is not None
     assert (again.model, set(again.agents)) == ("scripted/x", {"assistant", "helper"})
     assert Settings().reread() is None
+
+
+def test_an_agent_takes_the_window_of_its_model_unless_it_says_another_one() -> None:
+    agents = {
+        "assistant": {"model": "small"},
+        "own": {"model": "small", "context_window": 5000},
+        "plain": {"model": "x/y"},
+    }
+    models = {"small": {"model": "x/small", "context_window": 9000}}
+    settings = Settings.model_validate({"agents": agents, "models": models})
+    windows = {name: read_agent(name, settings).snapshot(()).context_window for name in agents}
+    assert windows == {"assistant": 9000, "own": 5000, "plain": 128_000}

@@ -100,8 +100,12 @@ class Floor:
         await self.store.open()
         await self.client.open()
         work = WorkSubscription(name="agent.assistant", patterns=("agent.step.assistant",))
-        await self.client.subscriber.subscribe(work, self._see)
+        self._seeing = await self.client.subscriber.subscribe(work, self._see)
         await self.client.subscriber.subscribe(WatchSubscription(name="w", patterns=("agent.status.#",)), self._watch)
+
+    async def leave_the_agent_to_its_host(self) -> None:
+        """Answers go to turns from here on, not to `answers`."""
+        await self._seeing.stop(timeout=1)
 
     async def close(self) -> None:
         for host in self.hosts:

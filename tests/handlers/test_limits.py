@@ -12,16 +12,33 @@ from handlers.model_floor import Floor, FloorModel, said
 
 from rockbot.context import Context
 from rockbot.errors import ConfigError
-from rockbot.events import Event, LlmRequest, LlmResponse, StepRefused, ToolInvoke, ToolResult
+from rockbot.events import (
+    AgentResponse,
+    AgentTask,
+    Event,
+    LlmRequest,
+    LlmResponse,
+    Message,
+    StepRefused,
+    TextPart,
+    ToolCallPart,
+    ToolInvoke,
+    ToolResult,
+    Usage,
+)
 from rockbot.handler import CallNext
 from rockbot.llm import LlmThrottled, LlmUnknownOutcome
 from rockbot.plugins import Services
 from rockbot.settings_models import LimitsSettings
 from rockbot.state.keys import Key, key
 from rockbot.state.ledger import StateLedger
+from rockbot_handlers.agent.plugin import plugin as agent_plugin
 from rockbot_handlers.limits.accounts import allowances
 from rockbot_handlers.limits.plugin import plugin
+from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.ports import Door
+from rockbot_messaging.subscriptions import WatchSubscription
+from rockbot_messaging.verdicts import Ack, Verdict
 
 AGENTS = {"assistant": {"model": "a/x"}}
 PRICES = {"models": {"a/x": {"input": 0, "output": 1_000_000}, "b/y": {"input": 0, "output": 1_000_000}}}
@@ -75,6 +92,52 @@ async def test_fifty_parallel_calls_on_two_hosts_never_exceed_one_daily_limit(fl
     assert spent <= 40
     assert await taken(floor, counter(floor, "agents", "assistant", "money")) == pytest.approx(spent)
     assert await taken(floor, counter(floor, "agents", "assistant", "model_calls")) == made == len(model.made)
+
+
+async def test_fifty_parallel_turns_on_two_hosts_keep_one_daily_limit_and_say_why_they_ended(floor: Floor) -> None:
+    def say(request: LlmRequest) -> LlmResponse:
+        answered = len(request.messages) > 1
+        text = "the end" if answered else "a beginning"
+        call = () if answered else (ToolCallPart(call_id="t", tool="unheard_of", arguments={}),)
+        return LlmResponse(
+            message=Message(role="assistant", parts=(TextPart(text=text), *call)),
+            stop_reason="end_turn" if answered else "tool_use",
+            usage=Usage(output_tokens=4),
+        )
+
+    responses: list[AgentResponse] = []
+
+    async def hear(envelope: MessageEnvelope) -> Verdict:
+        responses.append(AgentResponse.model_validate_json(envelope.body))
+        return Ack()
+
+    await floor.client.subscriber.subscribe(WatchSubscription(name="end", patterns=("agent.response.*",)), hear)
+    await floor.leave_the_agent_to_its_host()
+    agents = {"assistant": {"model": "a/x", "max_output_tokens": 5}}
+    for _ in range(2):
+        limits = {"agents": {"*": {"money": 300}}}
+        await floor.host({"a": FloorModel(say)}, plugin, agent_plugin, agents=agents, prices=PRICES, limits=limits)
+    for number in range(50):
+        task = AgentTask(input="hello", conversation_id=f"talk-{number}")
+        await floor.client.publisher.publish(
+            MessageEnvelope(topic="agent.task", body=task.to_body(), message_id=f"task-{number}", type=task.type_name),
+            door=Door.PUBLIC,
+        )
+    for _ in range(100):
+        if len(responses) >= 50:
+            break
+        await floor.run(1)
+    assert len(responses) == 50
+    completed = [response for response in responses if response.status == "completed"]
+    failed = [response for response in responses if response.status == "failed"]
+    assert completed
+    assert len(completed) + len(failed) == 50
+    assert sum(response.cost or 0 for response in responses) <= 300
+    assert await taken(floor, counter(floor, "agents", "assistant", "money")) <= 300
+    for response in failed:
+        assert response.error is not None
+        assert (response.error.code, response.output) == ("limit", "a beginning" if response.model_calls > 1 else "")
+        assert "limits.agents.assistant.money" in response.error.message
 
 
 async def test_a_call_that_does_not_fit_is_not_made_and_its_turn_is_told(floor: Floor) -> None:
