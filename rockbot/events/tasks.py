@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -58,7 +58,7 @@ class AgentTask(Event):
     `conversation_id` continues a conversation (an envelope's conversation goes before it); `timeout_seconds` bounds the
     task when the envelope has no deadline. `mode` says what happens when the conversation is busy (None: the agent's setting
     `when_busy`): join the running task, wait for its end, or end it. `user` is whose limits count, `lane` how urgent its model
-    calls are.
+    calls are. With an `output_schema` (a JSON schema) the answer's output is a JSON value that is valid against it.
     """
 
     type_name: ClassVar[str] = "rockbot.agent.task"
@@ -70,6 +70,7 @@ class AgentTask(Event):
     mode: TaskMode | None = None
     user: str = Field(default="", max_length=200)
     lane: TaskLane = "interactive"
+    output_schema: dict[str, Any] | None = None
 
     @property
     def parts(self) -> tuple[ContentPart, ...]:

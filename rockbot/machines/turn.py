@@ -164,5 +164,6 @@ class TurnMachine:
             mode=event.mode,
             user=event.user,
             lane=event.lane,
+            output_schema=event.output_schema,
         )
         accept(draft, task, refused=self._refused)

@@ -73,7 +73,12 @@ def model_replied(draft: TurnDraft, response: LlmResponse) -> None:
         call_tools(draft, response)
     elif turn.unheard and not over:
         call_again(draft)
+    elif turn.task.output_schema is not None and response.problem:
+        error = turn_errors.invalid_output(response.problem)
+        end(draft, turn.task, "failed", output=text, error=error, stop_reason=stop)
     else:
+        if turn.task.output_schema is not None and response.structured is not None:
+            text = json.dumps(response.structured, ensure_ascii=False)
         end(draft, turn.task, "completed", output=text, stop_reason=stop)
 
 

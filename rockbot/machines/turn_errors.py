@@ -15,6 +15,7 @@ __all__ = [
     "canceled",
     "forbidden",
     "interrupted",
+    "invalid_output",
     "late",
     "late_on_arrival",
     "late_step",
@@ -92,6 +93,13 @@ def uncallable(asked: ToolCallPart, known: set[str]) -> str:
     if asked.tool not in known:
         return f"there is no tool {asked.tool!r}; the tools are: {', '.join(sorted(known)) or 'none'}"
     return f"the tool was not called: {asked.problem}" if asked.problem else ""
+
+
+def invalid_output(problem: str) -> ErrorInfo:
+    """The answer is not of the shape that the task asked for."""
+    return ErrorInfo(
+        code="invalid_output", message=f"the answer is not what the task's output_schema asks for: {problem}"
+    )
 
 
 def model_stopped(reason: StopReason, *, wants_tools: bool) -> ErrorInfo | None:

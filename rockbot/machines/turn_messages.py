@@ -95,6 +95,7 @@ class TurnMessages:
             earlier=state.earlier,
             tools=agent.tools,
             max_output_tokens=agent.max_output_tokens,
+            output_schema=task.output_schema if role == "main" else None,
             input_limit=agent.context_window - agent.max_output_tokens if agent.count_tokens else None,
         )
         if not agent.routes:

@@ -75,6 +75,7 @@ class Task(_Frozen):
     mode: TaskMode | None = None
     user: str = ""
     lane: TaskLane = "interactive"
+    output_schema: dict[str, Any] | None = None
 
     @property
     def root(self) -> str:
