@@ -1,0 +1,89 @@
+"""Cancelling over a real broker, by a client that knows nothing of ours: measured to the end of the child on another process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+import aio_pika
+import pytest
+from e2e.processes import environment, running
+
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.sandbox, pytest.mark.timeout(120)]
+
+TASK = {"input": "```python\nwhile True: pass\n```"}
+
+
+def children(pid: int) -> set[int]:
+    """The child processes of a process."""
+    found = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found |= {int(child) for child in (task / "children").read_text().split()}
+    return found
+
+
+def busy_ticks(pid: int) -> int:
+    """What a process has used of the processor, in clock ticks."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return int(fields[11]) + int(fields[12])
+
+
+async def the_busy_one(pid: int) -> int:
+    """The child that works: the one that uses the processor for a tenth of a second more."""
+    before = {child: busy_ticks(child) for child in children(pid)}
+    while True:
+        await asyncio.sleep(0.05)
+        for child in children(pid):
+            if busy_ticks(child) - before.setdefault(child, busy_ticks(child)) > 10:
+                return child
+
+
+async def test_a_foreign_message_ends_a_running_script_of_another_process_within_two_seconds(
+    amqp_url: str, tmp_path: Path
+) -> None:
+    env = environment(
+        ROCKBOT_BROKER_URL=amqp_url,
+        ROCKBOT_STATE_URL=f"sqlite:///{tmp_path / 'state.db'}",
+        ROCKBOT_MODEL="scripted/demo",
+        ROCKBOT_HOST__LOG_FORMAT="json",
+        ROCKBOT_SCRIPTS='{"default_wall_seconds": 60}',
+    )
+    connection = await aio_pika.connect(amqp_url)
+    async with (
+        connection,
+        running("run", until="host consumes", env=env, cwd=tmp_path),
+        running("scripts", until="service consumes", env=env, cwd=tmp_path) as service,
+    ):
+        channel = await connection.channel()
+        exchange = await channel.get_exchange("rockbot")
+        lossy = await channel.get_exchange("rockbot.lossy")
+        watch = await channel.declare_queue(exclusive=True)
+        await watch.bind(lossy, "agent.status.*")
+        replies = await channel.declare_queue(exclusive=True)
+        task = aio_pika.Message(json.dumps(TASK).encode(), reply_to=replies.name, message_id="m1")
+        await exchange.publish(task, "agent.task.assistant")
+        async with asyncio.timeout(60):
+            async with watch.iterator() as statuses:
+                async for message in statuses:
+                    status = json.loads(message.body)
+                    if status["kind"] == "tool_call":
+                        break
+            child = await the_busy_one(service.pid)
+            began = time.monotonic()
+            cancel = aio_pika.Message(json.dumps({"task_id": status["task_id"]}).encode())
+            await exchange.publish(cancel, "control.cancel")
+            while child in children(service.pid):
+                await asyncio.sleep(0.005)
+            seconds = time.monotonic() - began
+            async with replies.iterator() as answers:
+                async for message in answers:
+                    answer = json.loads(message.body)
+                    break
+    print(f"a running script of another process ended {seconds * 1000:.0f} ms after the message")
+    assert seconds < 2
+    assert (answer["status"], answer["error"]["code"]) == ("canceled", "canceled")
