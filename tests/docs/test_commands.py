@@ -14,10 +14,17 @@ import pytest
 from gateway.fake_agent import FakeHost, bury, served_host
 
 from rockbot.cli.main import run
+from rockbot.events import ApprovalRequest
 from rockbot.letters.models import LetterFilter
+from rockbot.state.keys import approval_key, task_key
+from rockbot_messaging.subscriptions import WorkSubscription
 
 ROOT = Path(__file__).parents[2]
-PAGES = (*(ROOT / "docs" / name for name in ("dead-letters.md", "cli.md", "streaming.md")), ROOT / "README.md")
+NAMES = ("dead-letters.md", "cli.md", "streaming.md", "turns.md", "approvals.md")
+PAGES = (*(ROOT / "docs" / name for name in NAMES), ROOT / "README.md")
+    *(ROOT / "docs" / name for name in ("dead-letters.md", "cli.md", "streaming.md", "turns.md", "approvals.md")),
+    ROOT / "README.md",
+)
 QUEUE = "agent.assistant"
 #: Commands that are printed as what fails when a letter waits.
 FAILING = {"rockbot doctor --fail-on dead-letters": 6, "rockbot dlq list --fail-if-any": 6}
@@ -34,7 +41,7 @@ def _commands() -> Iterator[str]:
     for page in PAGES:
         for block in re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL):
             for line in block.splitlines():
-                if re.match(r"\$ (\.venv/bin/)?rockbot (dlq|doctor|ask)", line):
+                if re.match(r"\$ (\.venv/bin/)?rockbot (dlq|doctor|ask|approvals|turn (cancel|describe))", line):
                     yield line.removeprefix("$ ").removeprefix(".venv/bin/")
 
 
@@ -52,6 +59,8 @@ def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 async def _prepared(host: FakeHost, command: str) -> tuple[str, str]:
     """Letters that a command can be tried on, and the command with what stands for ids filled in; and what is typed."""
+    if "approvals" in command or "turn cancel" in command:
+        return await _asked(host, command), ""
     mends = any(option in command for option in ("--edit", "--headers"))
     body = b'{"inptu": "silent"}' if mends else b'{"input": "silent"}'
     for number in range(3):
@@ -68,6 +77,20 @@ async def _prepared(host: FakeHost, command: str) -> tuple[str, str]:
             pass
     filled = re.sub(r"\bID\b", "letter-1", re.sub(r"\bGROUP\b", group.id, command))
     return filled, "3\n" if "purge" in command else "y\n"
+
+
+async def _asked(host: FakeHost, command: str) -> str:
+    """Something that people are asked, and a task that runs."""
+    for kind in ("approval", "question"):
+        request = ApprovalRequest(
+            approval_id=kind, kind=kind, task_id="t", conversation_id="c", agent="assistant", tool="run_python"
+        )
+        await host.store.put(approval_key("default", kind), request.model_dump_json().encode())
+    row = b'{"conversation_id": "c", "agent": "assistant", "status": "accepted"}'
+    await host.store.put(task_key("default", "t"), row)
+    work = WorkSubscription(name="steps", patterns=("agent.step.assistant", "approval.decision.assistant"))
+    await host.bus.declare([work])
+    return re.sub(r"\bTASK\b", "t", re.sub(r"\bQUESTION\b", "question", re.sub(r"\bID\b", "approval", command)))
 
 
 def test_there_are_commands_to_run() -> None:
