@@ -22,9 +22,6 @@ from rockbot_messaging.subscriptions import WorkSubscription
 ROOT = Path(__file__).parents[2]
 NAMES = ("dead-letters.md", "cli.md", "streaming.md", "turns.md", "approvals.md")
 PAGES = (*(ROOT / "docs" / name for name in NAMES), ROOT / "README.md")
-    *(ROOT / "docs" / name for name in ("dead-letters.md", "cli.md", "streaming.md", "turns.md", "approvals.md")),
-    ROOT / "README.md",
-)
 QUEUE = "agent.assistant"
 #: Commands that are printed as what fails when a letter waits.
 FAILING = {"rockbot doctor --fail-on dead-letters": 6, "rockbot dlq list --fail-if-any": 6}
