@@ -282,6 +282,7 @@ def test_every_type_of_running_work_is_protected_under_the_topic_of_a_task_and_n
         "rockbot.agent.response",
         "rockbot.agent.status",
         "rockbot.control.cancel",
+        "rockbot.control.reload",
     }
     assert "rockbot.tool.result" in types
 

@@ -254,7 +254,7 @@ async def test_an_outage_is_told_by_health_status_row_and_doctor_and_burns_no_at
     assert good
     (told,) = json.loads(json.dumps(details))["outages"]
     assert (told["subscription"], told["error"]) == ("pings", "ConnectionError: the database is away")
-    await house.host._presence.run_once()
+    await house.host.presence.run_once()
     (process,) = await processes(house.store)
     assert (process.what, process.subscriptions, process.outages[0].subscription) == (
         "host",
@@ -278,7 +278,7 @@ async def test_an_outage_is_told_by_health_status_row_and_doctor_and_burns_no_at
             await asyncio.sleep(0)
     assert not house.host.health.outages()
     assert house.settled("dead_letter") == 0
-    await house.host._presence.run_once()
+    await house.host.presence.run_once()
     assert (await probe()).detail == "none in 1 process on this state store"
 
 
@@ -293,7 +293,7 @@ async def test_draining_in_an_outage_takes_no_time(house: House) -> None:
 
 
 async def test_a_process_that_left_is_told_of_no_more(house: House) -> None:
-    await house.host._presence.run_once()
+    await house.host.presence.run_once()
     assert len(await processes(house.store)) == 1
     await house.host.drain()
     assert await processes(house.store) == []
@@ -301,7 +301,7 @@ async def test_a_process_that_left_is_told_of_no_more(house: House) -> None:
 
 
 async def test_a_process_that_was_killed_is_forgotten_after_a_minute(house: House) -> None:
-    await house.host._presence.run_once()
+    await house.host.presence.run_once()
     house.clock.advance(59)
     assert len(await processes(house.store)) == 1
     house.clock.advance(2)
