@@ -98,13 +98,13 @@ def move(play: Play, kind: str, number: int, timers: list[object]) -> None:
             play.clock.advance(number * 10)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(MOVES)
 def test_any_interleaving_gives_each_task_exactly_one_end(moves: list[tuple[str, int]]) -> None:
     tell(Play(agent(*TOOLS, max_model_calls=4, max_waiting=3, max_seconds=3600.0, approval_seconds=600.0)), moves)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(MOVES, st.integers(0, 4))
 def test_a_transcript_that_is_summarised_all_the_time_changes_nothing_of_that(
     moves: list[tuple[str, int]], keep: int
