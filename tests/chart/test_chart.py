@@ -11,7 +11,9 @@ from typing import Any
 import helm_python
 import kubernetes_validate
 import pytest
+import yaml
 from chart.combinations import COMBINATIONS, WRONG
+from chart.readme import described, made
 from chart.rendering import CHART, files, named, pods, render
 
 from rockbot.settings import Settings, load
@@ -227,7 +229,23 @@ def test_the_notes_say_how_to_begin_and_what_is_not_safe() -> None:
     assert "rockbot ask helper" in notes(COMBINATIONS["groups"])
 
 
+def test_the_readme_is_made_from_the_values_and_tells_each_of_them() -> None:
+    assert (CHART / "README.md").read_text() == made(), "run: python -m tests.chart.readme"
+    text = (CHART / "values.yaml").read_text()
+    told = {key for key, _ in described(text)}
+    assert {
+        key for key in _leaves(yaml.safe_load(text)) if not any(key.startswith(f"{each}.") for each in told)
+    } <= told | {key for key in _leaves(yaml.safe_load(text)) if ".resources." in key}
+
+
 # -- pieces ------------------------------------------------------------------------------------------------------------
+
+
+def _leaves(values: dict[str, Any], where: str = "") -> list[str]:
+    found = []
+    for key, value in values.items():
+        found += _leaves(value, f"{where}{key}.") if isinstance(value, dict) and value else [f"{where}{key}"]
+    return found
 
 
 def _assert_setting(path: list[str]) -> None:
