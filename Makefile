@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOCK := requirements/dev.txt
+VERSION := 0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test chaos check fmt bench bench-long lock clean
+.PHONY: help install run test chaos check fmt bench bench-long image lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -51,11 +52,21 @@ bench-long: install ## a million messages: whether memory and cost per message s
 	@bash tests/nodes/install.sh
 	@$(BIN)/python -m tests.benchmarks.long $(BENCH_ARGS)
 
+image: ## build the container images, with docker or podman
+	@engine=$$(command -v docker || command -v podman) || { echo "make image needs docker or podman"; exit 1; }; \
+	for target in host scripts; do $$engine build --file docker/Dockerfile --target $$target --tag rockbot-$$target:$(VERSION) $(IMAGE_ARGS) . || exit 1; done
+
 lock: ## resolve the pinned requirements anew (needs uv)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q \
 		--extra rabbitmq --extra anthropic --extra openai --extra wasm --extra redis --extra sql --extra gateway --group dev --group bench -o requirements/dev.txt
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q \
 		--all-extras -o requirements/all.txt
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q \
+		--extra rabbitmq --extra anthropic --extra openai --extra redis --extra sql --extra gateway --extra otel -o requirements/host.txt
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q \
+		--extra rabbitmq --extra redis --extra sql --extra wasm --extra otel -o requirements/scripts.txt
+	echo "hatchling>=1.27" | uv pip compile - --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q \
+		-o requirements/build.txt
 
 clean: ## remove what install and run made
 	rm -rf $(VENV) .rockbot .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
