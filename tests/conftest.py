@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +13,15 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+# The suite starts hundreds of processes; what is compiled once need not be compiled by each of them.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # A busy machine must not fail a property for being slow.
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
 
-pytest_plugins = ["nodes.postgres", "nodes.rabbitmq", "nodes.redis"]
+pytest_plugins = ["nodes.postgres", "nodes.rabbitmq", "nodes.redis", "nodes.side_by_side"]
 
 
 @pytest.fixture(autouse=True)

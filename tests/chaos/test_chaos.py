@@ -16,7 +16,7 @@ from chaos.storm import Storm, check
 from nodes.cluster import RabbitCluster
 from nodes.rabbitmq import RabbitNode
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.crash]
+pytestmark = [pytest.mark.alone, pytest.mark.rabbitmq, pytest.mark.crash]
 
 
 def _seed() -> int:

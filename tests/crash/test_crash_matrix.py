@@ -19,7 +19,7 @@ CHILD = Path(__file__).with_name("child.py")
 #: Runs at the same time; most of their time is start-up and waiting for claims to run out.
 AT_ONCE = 4
 
-pytestmark = [pytest.mark.crash, pytest.mark.sandbox]
+pytestmark = [pytest.mark.alone, pytest.mark.crash, pytest.mark.sandbox]
 
 
 def _settings(folder: Path, *, broker: str, namespace: str) -> Path:

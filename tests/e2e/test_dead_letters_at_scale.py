@@ -20,7 +20,7 @@ from e2e.shop import ORDERS, Ran, Shop, bury_orders
 
 from rockbot_messaging.rabbitmq import RabbitBus
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.crash]
+pytestmark = [pytest.mark.alone, pytest.mark.rabbitmq, pytest.mark.crash]
 
 SIZES = [
     pytest.param(2_000, marks=pytest.mark.timeout(300)),

@@ -29,7 +29,7 @@ COUNT = 100_000 if FULL else 10_000
 QUESTION, SCAN = (2.0, 60.0) if FULL else (1.0, 10.0)
 MEMORY_MB = 200.0
 
-pytestmark = pytest.mark.timeout(1200 if FULL else 120)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(1200 if FULL else 120)]
 KINDS = (
     ("ValueError", "order {number} has no items"),
     ("TimeoutError", "no answer from https://api.example/{id} in 30 s"),

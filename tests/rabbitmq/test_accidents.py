@@ -17,7 +17,7 @@ from rockbot_messaging.rabbitmq import RabbitBus
 from rockbot_messaging.testing import Recorder
 from rockbot_messaging.testing.harness import message
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.crash, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.alone, pytest.mark.rabbitmq, pytest.mark.crash, pytest.mark.timeout(180)]
 
 _WORK = WorkSubscription(name="work", patterns=("job.#",), prefetch=5)
 _USER, _PASSWORD = "visitor", "visitor-pw"

@@ -14,7 +14,7 @@ from rockbot_messaging.errors import NotConfirmed
 from rockbot_messaging.rabbitmq import RabbitBus
 from rockbot_messaging.testing.harness import message
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.crash, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.alone, pytest.mark.rabbitmq, pytest.mark.crash, pytest.mark.timeout(240)]
 
 _WORK = WorkSubscription(name="work", patterns=("job.#",), prefetch=20)
 

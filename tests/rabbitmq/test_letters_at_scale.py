@@ -18,7 +18,7 @@ from rockbot_messaging.settlement import sent_on
 from rockbot_messaging.testing import Recorder
 from rockbot_messaging.testing.harness import message
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.alone, pytest.mark.rabbitmq, pytest.mark.timeout(1800)]
 
 _COUNT = 100_000 if os.environ.get("ROCKBOT_TEST_FULL") == "1" else 10_000
 _WORK = WorkSubscription(name="work", patterns=("job",), prefetch=500)

@@ -14,8 +14,10 @@ from rockbot_scripts.wasm.pool import WasmPool
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
 
 WALL = 1.0
-SLACK = 1.5
-"""Seconds a result may be late on a busy machine: half a second of grace, the rest for the machine."""
+#: For what ends in another way: no machine is so busy that time ends it first.
+PATIENT = 20.0
+SLACK = 10.0
+"""Seconds a result may be late: half a second of grace, the rest for a busy machine; the attacks would go on for 20 or more."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,10 @@ class Attack:
     status: str | tuple[str, ...]
     says: str = ""
     memory: int = 128 << 20
-    wall: float = WALL
+
+    @property
+    def wall(self) -> float:
+        return WALL if "timeout" in self.status else PATIENT
 
 
 FORGED = "f = lambda: 0\nf.__code__ = f.__code__.replace(co_code=bytes([100, 255] * 40))\nf()"
@@ -40,7 +45,7 @@ PYTHON = [
     Attack("wait in the engine", "python", "import select\nprint('kept')\nselect.select([], [], [], 20)", "timeout"),
     Attack("memory bomb", "python", "x = []\nwhile True: x.append(bytearray(10**6))", "oom", "128 MiB"),
     Attack("one huge allocation", "python", "bytearray(10**9)", "oom"),
-    Attack("100 MB of output", "python", "print('x' * 100_000_000)", ("output_limit", "oom"), memory=512 << 20, wall=20),
+    Attack("100 MB of output", "python", "print('x' * 100_000_000)", ("output_limit", "oom"), memory=512 << 20),
     Attack("100 MB in small pieces", "python", "for _ in range(100_000): print('x' * 999)", "output_limit", "1 MiB"),
     Attack("100 MB to standard error", "python", "import sys\nwhile True: sys.stderr.write('x' * 9999)", "output_limit"),
     Attack("swallowing the output limit", "python", "while True:\n    try:\n        print('x' * 9999)\n    except BaseException: pass", "output_limit"),
@@ -75,7 +80,7 @@ JAVASCRIPT = [
     Attack("regular expression that explodes", "javascript", "/(a+)+$/.test('a'.repeat(40) + 'b')", "timeout"),
     Attack("memory bomb", "javascript", "const a = []; for (;;) a.push(new ArrayBuffer(1e6))", "oom", "128 MiB"),
     Attack("many small objects", "javascript", "const a = []; for (;;) a.push({})", ("oom", "timeout")),
-    Attack("100 MB of output", "javascript", "console.log('x'.repeat(1e8))", ("output_limit", "oom"), memory=512 << 20, wall=20),
+    Attack("100 MB of output", "javascript", "console.log('x'.repeat(1e8))", ("output_limit", "oom"), memory=512 << 20),
     Attack("endless output", "javascript", "for (;;) console.log('x'.repeat(999))", "output_limit", "1 MiB"),
     Attack("endless errors", "javascript", "for (;;) console.error('x'.repeat(999))", "output_limit"),
     Attack("deep recursion", "javascript", "(function f() { f() })()", "stack_overflow"),
