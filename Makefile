@@ -6,8 +6,6 @@ STAMP := $(VENV)/.installed
 LOCK := requirements/dev.txt
 VERSION := 0.1.0
 
-# How many tests run side by side; most of them wait for servers and processes.
-WORKERS ?= 3
 # What is compiled once need not be compiled by each of the processes that the suite starts.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -30,9 +28,19 @@ run: install ## set up, start embedded, work through examples/tasks.jsonl, show 
 	@mkdir -p .rockbot && chmod 700 .rockbot
 	@$(BIN)/rockbot --socket .rockbot/run.sock --state "sqlite:///.rockbot/run.db" up --feed examples/tasks.jsonl --once
 
-test: install ## install the servers the tests need, run the whole suite (PYTEST_ARGS: a part of it; WORKERS=0: one by one)
+# What starts, kills and measures processes and brokers runs by itself, behind everything else on two workers.
+ALONE := tests/benchmarks tests/chaos tests/crash tests/e2e tests/rabbitmq
+
+test: install ## install the servers the tests need, run the whole suite (PYTEST_ARGS: a part of it)
 	@bash tests/nodes/install.sh
-	@$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+ifdef PYTEST_ARGS
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+else
+	@code=0; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(addprefix --ignore=,$(ALONE)) || code=1; \
+	$(BIN)/python -m pytest $(ALONE) || code=1; \
+	exit $$code
+endif
 
 chaos: install ## the sizes that are too large for every day: three-node cluster, 20,000 messages, 100,000 letters
 	@bash tests/nodes/install.sh

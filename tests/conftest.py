@@ -21,7 +21,7 @@ sys.dont_write_bytecode = False
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
 
-pytest_plugins = ["nodes.postgres", "nodes.rabbitmq", "nodes.redis", "nodes.side_by_side"]
+pytest_plugins = ["nodes.postgres", "nodes.rabbitmq", "nodes.redis"]
 
 
 @pytest.fixture(autouse=True)
