@@ -17,12 +17,23 @@ __all__ = ["DEFAULT_TENANT", "derive_id", "foreign_id"]
 DEFAULT_TENANT: Final = "default"
 
 _NAMESPACE: Final = uuid.UUID("6a1c7d2e-6f0b-5c1d-9b55-0d7f3f7f5a11")
+_BEGUN: Final = hashlib.sha1(_NAMESPACE.bytes, usedforsecurity=False)
+_VARIANT: Final = "89ab"
 
 
 def derive_id(parent: str, name: str, *, tenant: str = DEFAULT_TENANT) -> str:
     """The id of what `parent` causes under `name`; equal arguments give equal ids, equal parents of two tenants do not."""
-    made = str(uuid.uuid5(_NAMESPACE, f"{parent}\x1f{name}"))
-    return made if tenant == DEFAULT_TENANT else str(uuid.uuid5(_NAMESPACE, f"tenant\x1f{made}\x1f{tenant}"))
+    made = _uuid5(f"{parent}\x1f{name}")
+    return made if tenant == DEFAULT_TENANT else _uuid5(f"tenant\x1f{made}\x1f{tenant}")
+
+
+def _uuid5(name: str) -> str:
+    """As `str(uuid.uuid5(_NAMESPACE, name))` in a third of the time: several are made for every message."""
+    digest = _BEGUN.copy()
+    digest.update(name.encode())
+    made = digest.hexdigest()
+    variant = _VARIANT[int(made[16], 16) & 3]
+    return f"{made[:8]}-{made[8:12]}-5{made[13:16]}-{variant}{made[17:20]}-{made[20:32]}"
 
 
 def foreign_id(

@@ -104,8 +104,6 @@ class Spending:
         row = str(zlib.crc32(call.call_id.encode()) % _ROWS)
         at = key(call.tenant, _SPACE, call.day.isoformat(), call.agent or "-", call.model or "-", row)
         for attempt in range(_TRIES):
-            if await self._store.get(mark) is not None:
-                return
             entry = await self._store.get(at)
             before = Spent() if entry is None else Spent.model_validate_json(entry.value)
             value = before.plus(_of(call)).model_dump_json(exclude_defaults=True).encode()
@@ -113,6 +111,8 @@ class Spending:
             try:
                 await self._store.commit(Commit(mark=mark, remember=_REMEMBER, cause=call.call_id, writes=(write,)))
             except VersionConflict:
+                if await self._store.get(mark) is not None:
+                    return
                 if attempt + 1 == _TRIES:
                     raise
                 await asyncio.sleep(self._jitter.uniform(0, 0.002 * (attempt + 1)))

@@ -7,8 +7,9 @@ has written to them for the retention time; until then a call that is delivered 
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Final, Literal, final
 
 from rockbot.state.keys import Key, call_key
@@ -17,6 +18,8 @@ from rockbot_messaging.ledger import Begun, Busy, Finished, Refused, Start
 
 __all__ = ["StateLedger", "begun_under"]
 
+#: Claims whose versions a process remembers: as many calls as it makes at a time, and then some.
+_CLAIMS: Final = 1024
 _WEEK_SECONDS: Final = 7 * 24 * 3600.0
 
 
@@ -66,6 +69,7 @@ class StateLedger:
     def __init__(self, store: StateStore, *, retention_seconds: float = _WEEK_SECONDS) -> None:
         self._store = store
         self._retention = retention_seconds
+        self._claims: OrderedDict[Key, _Found] = OrderedDict()
 
     async def begin(
         self, call_id: str, *, tenant: str, owner: str, claim_seconds: float, under: Sequence[str] = ()
@@ -75,8 +79,15 @@ class StateLedger:
         Raises:
             StateUnavailable: the store cannot say or write.
         """
-        refused = await self._refused(tenant, under)
-        return refused or await self._claim(call_key(tenant, call_id), owner, claim_seconds, under, renewal=False)
+        if (refused := await self._refused(tenant, under)) is not None:
+            return refused
+        key = call_key(tenant, call_id)
+        # Nearly every call is begun for the first time: that takes one write and no reading.
+        until_ms = await self._store.now_ms() + round(claim_seconds * 1000)
+        first = _Call("claimed", starts=1, owner=owner, until_ms=until_ms, under=tuple(under))
+        if await self._write_claim(key, first, 0, claim_seconds):
+            return Begun(1)
+        return await self._claim(key, owner, claim_seconds, under, renewal=False)
 
     async def renew(
         self, call_id: str, *, tenant: str, owner: str, claim_seconds: float, under: Sequence[str] = ()
@@ -121,14 +132,23 @@ class StateLedger:
             until_ms = now_ms + round(claim_seconds * 1000)
             starts = call.starts if renewal else call.starts + 1
             claimed = _Call("claimed", starts=starts, owner=owner, until_ms=until_ms, under=tuple(under) or call.under)
-            if await self._write(key, claimed, found.version, seconds=max(self._retention, claim_seconds)):
+            if await self._write_claim(key, claimed, found.version, claim_seconds):
                 return Begun(starts)
+
+    async def _write_claim(self, key: Key, call: _Call, version: int, claim_seconds: float) -> bool:
+        written = await self._write(key, call, version, seconds=max(self._retention, claim_seconds))
+        if written:
+            self._claims[key] = _Found(call, b"", written)
+            if len(self._claims) > _CLAIMS:
+                self._claims.popitem(last=False)
+        return bool(written)
 
     async def finish(self, call_id: str, *, tenant: str, result: bytes) -> bytes:
         """Write the result down, also of a call that was refused meanwhile: it was made, and that is what counts."""
         key = call_key(tenant, call_id)
         while True:
-            found = await self._find(key)
+            # Its own claim needs no reading: a version that has changed meanwhile is refused, and looked at then.
+            found = self._claims.pop(key, None) or await self._find(key)
             if found.call.state == "finished":
                 return found.result
             finished = replace(found.call, state="finished", owner="", until_ms=0)
@@ -138,6 +158,7 @@ class StateLedger:
     async def release(self, call_id: str, *, tenant: str, owner: str) -> None:
         """Give `owner`'s claim back, as if it had never been begun; does nothing when somebody else has it."""
         key = call_key(tenant, call_id)
+        self._claims.pop(key, None)
         while True:
             found = await self._find(key)
             call = found.call
@@ -181,11 +202,11 @@ class StateLedger:
 
     async def _write(
         self, key: Key, call: _Call, version: int, *, result: bytes = b"", seconds: float | None = None
-    ) -> bool:
-        fields = {name: value for name, value in asdict(call).items() if value}
+    ) -> int:
+        """The version of the written entry, 0 when somebody else wrote first."""
+        fields = {name: value for name in _Call.__slots__ if (value := getattr(call, name))}
         value = json.dumps(fields, separators=(",", ":")).encode() + b"\n" + result
         try:
-            await self._store.put(key, value, expect=version, ttl=seconds or self._retention)
+            return await self._store.put(key, value, expect=version, ttl=seconds or self._retention)
         except VersionConflict:
-            return False
-        return True
+            return 0

@@ -44,6 +44,11 @@ class ReplySnapshots:
         """Keep a snapshot for `ttl` seconds; False when a later attempt has written one."""
         key = reply_key(tenant, conversation_id, snapshot.call_id)
         value = snapshot.model_dump_json(exclude_defaults=True).encode()
+        try:
+            await self._store.put(key, value, expect=0, ttl=ttl)
+            return True  # nearly every reply is kept once
+        except VersionConflict:
+            pass
         while True:
             entry = await self._store.get(key)
             if entry is not None and (there := _read(entry.value)) is not None and there.attempt > snapshot.attempt:

@@ -1,6 +1,6 @@
 """The agent's link: hands every event of a conversation to the turn machine.
 
-It keeps nothing between two messages. Which conversation an event belongs to is in the task, or in the return token that
+What it remembers between two messages saves reading and is never relied on. Which conversation an event belongs to is in the task, or in the return token that
 a worker copied back.
 """
 
@@ -39,6 +39,7 @@ from rockbot.events import (
 from rockbot.handler import CallNext
 from rockbot.machines.agent_snapshot import AgentSnapshot, SnapshotNeeded
 from rockbot.machines.engine import Engine
+from rockbot.machines.remembering import Memory
 from rockbot.machines.turn import TurnMachine, token_parts
 from rockbot.machines.turn_records import TurnRecord
 from rockbot.machines.turn_state import Conversation
@@ -78,6 +79,7 @@ class AgentHandler:
         self._snapshots = snapshots
         self._memories = Memories(state)
         self._ledger = ledger
+        self._memory: Memory[Conversation] = Memory()
         self._steps: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
         self._jitter = random.Random()  # noqa: S311 - spreads retries, no secret
 
@@ -114,11 +116,17 @@ class AgentHandler:
             default_timeout=0 if agent is None else agent.settings.timeout_seconds,
             known=self._snapshots.known,
             stored=snapshot is not None and self._snapshots.is_stored(snapshot),
-            memory=await self._memory(event, context, agent),
+            memory=await self._noted(event, context, agent),
             refused=await self._refusal(context.envelope) if isinstance(event, AgentTask) else None,
         )
         stream = conversation_key(context.envelope.tenant, conversation_id)
-        engine = Engine(machine, self._state, body_limit=self._settings.host.max_body_bytes, jitter=self._jitter)
+        engine = Engine(
+            machine,
+            self._state,
+            body_limit=self._settings.host.max_body_bytes,
+            jitter=self._jitter,
+            memory=self._memory,
+        )
         # Correct without it, on any number of replicas; but steps that meet in one process need not write in vain, and
         # a crowd of tasks keeps the order in which it came.
         async with self._steps.setdefault(stream, asyncio.Lock()):
@@ -132,11 +140,11 @@ class AgentHandler:
         """As `Engine.step`; snapshots of earlier tasks are read when it turns out that they are needed."""
         while True:
             try:
-                return await engine.step(stream, event, context)
+                return await engine.step(stream, event, context, trusts=_awaits_answer(context.envelope))
             except SnapshotNeeded as needed:
                 await self._snapshots.fetch(needed.ref)
 
-    async def _memory(self, event: Event, context: Context, agent: Agent | None) -> str:
+    async def _noted(self, event: Event, context: Context, agent: Agent | None) -> str:
         if agent is None or not isinstance(event, AgentTask):
             return ""
         section = await self._memories.section(agent, tenant=context.envelope.tenant)
@@ -189,6 +197,14 @@ class AgentHandler:
         if made is None or made[0] is not agent:
             made = self._made[agent.name] = (agent, agent.snapshot(self._tools()))
         return made[1]
+
+
+def _awaits_answer(envelope: MessageEnvelope) -> Callable[[Conversation], bool] | None:
+    """Whether a conversation awaits the answer that a message is: nobody but the one that made the call does."""
+    if envelope.return_address is None:
+        return None
+    _, call = token_parts(envelope.return_address.token)
+    return lambda conversation: conversation.turn is not None and conversation.turn.awaits(call)
 
 
 def _refuse(name: str, conversation_id: str, context: Context) -> None:
