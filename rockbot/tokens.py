@@ -11,7 +11,7 @@ from typing import Final
 
 from pydantic_core import to_json
 
-from rockbot.events.content import ImagePart, Message, ToolResultPart
+from rockbot.events.content import Message
 from rockbot.events.models import LlmRequest
 from rockbot.events.tools import ToolSpec
 
@@ -31,7 +31,7 @@ _SMALLEST, _LARGEST = 0.25, 4.0
 def estimate_tokens(text: str) -> int:
     """About how many tokens a text takes; 0 only for the empty one."""
     plain = len(text) if text.isascii() else sum(1 for char in text if char.isascii())
-    return -int(-(plain / _ASCII + (len(text) - plain) * _OTHER) // 1)
+    return _rounded_up(plain / _ASCII + (len(text) - plain) * _OTHER)
 
 
 def estimate_messages(messages: Sequence[Message]) -> int:
@@ -58,12 +58,12 @@ def corrected_factor(factor: float, *, estimated: int, reported: int) -> float:
 
 
 def _estimate_message(message: Message) -> int:
-    inner = [part for result in message.parts if isinstance(result, ToolResultPart) for part in result.parts]
-    files = [part.data for part in (*message.parts, *inner) if isinstance(part, ImagePart) and part.data]
-    text = message.model_dump_json(exclude_none=True)
-    for data in files:
-        text = text.replace(data, "", 1)
-    return estimate_tokens(text) + len(files) * _IMAGE
+    weight = message.weight
+    return _rounded_up(weight.plain / _ASCII + weight.other * _OTHER) + weight.images * _IMAGE
+
+
+def _rounded_up(tokens: float) -> int:
+    return -int(-tokens // 1)
 
 
 def _estimate_tools(tools: Sequence[ToolSpec]) -> int:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, final
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, Final, final
 
 from rockbot_messaging.canceling import RunningCalls
 from rockbot_messaging.errors import MessagingError
@@ -119,7 +120,7 @@ class LedgeredCalls:
             refused.append(reason)
             task.cancel()
 
-        renewal = asyncio.create_task(self._renew(call_id, tenant, stop, under), name=f"renew claim {call_id}")
+        renewal = _Later(self._claim_seconds / 3, partial(self._renew, call_id, tenant, stop, under))
         try:
             with self._stoppable.running(call_id, tenant=tenant, under=under, stop=stop):
                 result = await task
@@ -134,14 +135,12 @@ class LedgeredCalls:
             await self._ledger.release(call_id, tenant=tenant, owner=self._owner)
             raise
         finally:
-            renewal.cancel()
-            await asyncio.wait({renewal})
+            await renewal.cancel()
         return await self._ledger.finish(call_id, tenant=tenant, result=result)
 
     async def _renew(self, call_id: str, tenant: str, stop: Callable[[str], None], under: tuple[str, ...]) -> None:
         """Prolong the claim until cancelled; stops the work when the call was refused meanwhile."""
         while True:
-            await asyncio.sleep(self._claim_seconds / 3)
             try:
                 state = await self._ledger.renew(
                     call_id, tenant=tenant, owner=self._owner, claim_seconds=self._claim_seconds, under=under
@@ -152,7 +151,28 @@ class LedgeredCalls:
                     "a claim could not be renewed",
                     extra={"call_id": call_id, "error": f"{type(exc).__name__}: {exc}"},
                 )
-                continue
-            if isinstance(state, Refused):
-                stop(state.reason)
-                return
+            else:
+                if isinstance(state, Refused):
+                    stop(state.reason)
+                    return
+            await asyncio.sleep(self._claim_seconds / 3)
+
+
+@final
+class _Later:
+    """Something that begins after a while, unless it is cancelled: most calls end before, and pay for no task."""
+
+    def __init__(self, seconds: float, act: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._act = act
+        self._task: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._begin)
+
+    def _begin(self) -> None:
+        self._task = asyncio.create_task(self._act(), name="renew a claim")
+
+    async def cancel(self) -> None:
+        """End it; returns when it has ended."""
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})

@@ -6,7 +6,9 @@ One vocabulary for tasks, transcripts, tool results and answers, so that an imag
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, TypeVar
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Literal, TypeVar, final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -21,6 +23,7 @@ __all__ = [
     "ThinkingPart",
     "ToolCallPart",
     "ToolResultPart",
+    "Weight",
     "origins_of",
     "stamped",
     "text_of",
@@ -109,6 +112,17 @@ MessagePart = Annotated[
 ]
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """What a message's JSON weighs: its bytes; and apart from what `images` travel inline, its ASCII and other characters."""
+
+    size: int
+    plain: int
+    other: int
+    images: int
+
+
 class Message(BaseModel):
     """One message of a transcript. Tool results travel in a `user` message, all those of one model reply together."""
 
@@ -126,6 +140,23 @@ class Message(BaseModel):
     def tool_calls(self) -> tuple[ToolCallPart, ...]:
         """The tool calls in it, in order."""
         return tuple(part for part in self.parts if isinstance(part, ToolCallPart))
+
+    @cached_property
+    def weight(self) -> Weight:
+        """What it weighs as JSON. Every step asks for the weights of a whole transcript, and a message never changes."""
+        text = self.model_dump_json(exclude_none=True)
+        size = len(text) if text.isascii() else len(text.encode())
+        inner = [part for result in self.parts if isinstance(result, ToolResultPart) for part in result.parts]
+        images = [part.data for part in (*self.parts, *inner) if isinstance(part, ImagePart) and part.data]
+        for data in images:
+            text = text.replace(data, "", 1)
+        plain = len(text) if text.isascii() else sum(map(str.isascii, text))
+        return Weight(size=size, plain=plain, other=len(text) - plain, images=len(images))
+
+    def __copy__(self) -> Message:
+        copied = super().__copy__()
+        copied.__dict__.pop("weight", None)  # a copy may be given other parts
+        return copied
 
 
 PartT = TypeVar("PartT", bound=_Part)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar, final
+from typing import Any, Generic, Protocol, TypeVar, final
 
 from rockbot.events.event import Event
 from rockbot.state.keys import Key
@@ -84,7 +84,8 @@ class IndexWrite:
 class Decision(Generic[R]):
     """What one input leads to. At least one record: also an ignored input is written down.
 
-    `signals` are lossy messages for watchers: sent with the step, never repeated.
+    `signals` are lossy messages for watchers: sent with the step, never repeated. `state` is the fold of the records, when
+    whoever decided has it at hand.
     """
 
     records: tuple[R, ...]
@@ -94,6 +95,7 @@ class Decision(Generic[R]):
     timers: tuple[TimerRequest, ...] = ()
     canceled_timers: tuple[str, ...] = ()
     index: tuple[IndexWrite, ...] = field(default=())
+    state: Any = field(default=None, compare=False)
 
 
 class Machine(Protocol[S, R]):
@@ -127,6 +129,8 @@ class Machine(Protocol[S, R]):
 def advance(machine: Machine[S, R], state: S, given: Input) -> tuple[S, Decision[R]]:
     """One step: the new state and what is to be done. Equal arguments give equal results."""
     decision = machine.decide(state, given)
+    if decision.state is not None:
+        return decision.state, decision
     return fold(machine, state, decision.records), decision
 
 

@@ -97,7 +97,7 @@ def seal_first(tail: Sequence[Message], count: int, head: SegmentRef | None) -> 
 
 def size_of(message: Message) -> int:
     """The bytes of a message as it travels."""
-    return len(message.model_dump_json(exclude_none=True).encode())
+    return message.weight.size
 
 
 def _after(head: SegmentRef | None, segment: Segment, data: bytes) -> SegmentRef:

@@ -71,6 +71,7 @@ class TurnDraft:
             timers=tuple(self._timers.values()),
             canceled_timers=tuple(self._canceled),
             index=tuple(self.index),
+            state=self.state,
         )
 
     # -- what is known ------------------------------------------------------------------------------------------------
