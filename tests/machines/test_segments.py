@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines.stage import CONVERSATION, Play
 
-from rockbot.events import Message, SegmentRef, TextPart, ToolCallPart, ToolResultPart
+from rockbot.events import ImagePart, Message, SegmentRef, TextPart, ToolCallPart, ToolResultPart
+from rockbot.events.content import Weight
 from rockbot.machines.segments import SEGMENT_BYTES, TAIL_BYTES, TAIL_MESSAGES, Segment, seal, size_of
 from rockbot.machines.transcript_rules import transcript_problems
 from rockbot.machines.turn_state import Conversation
@@ -79,3 +80,14 @@ def test_a_conversation_of_an_older_journal_is_sealed_when_it_goes_on() -> None:
     assert play.shown(request) == [*old.messages, user("and now?")]
     assert all(len(data) <= 2 * SEGMENT_BYTES for key, data in play.rows.items() if "/segment/" in key)
     assert segment_key("default", CONVERSATION, 1) in play.rows
+
+
+def test_a_message_knows_its_weight_and_a_copy_its_own() -> None:
+    image = Message(role="user", parts=(TextPart(text="grüße"), ImagePart(media_type="image/png", data="A" * 400)))
+    text = image.model_dump_json(exclude_none=True)
+    assert image.weight == Weight(len(text.encode()), len(text) - 400 - 2, 2, 1)
+    copied = image.model_copy(update={"parts": (TextPart(text="no"),)})
+    assert copied.weight.size == size_of(Message(role="user", parts=(TextPart(text="no"),)))
+    assert copied != image
+    assert copied == Message(role="user", parts=(TextPart(text="no"),))
+    assert image.model_dump_json(exclude_none=True) == text

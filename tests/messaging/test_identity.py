@@ -120,3 +120,9 @@ def test_what_a_message_causes_inherits_its_story_and_not_its_addresses() -> Non
     assert (child.correlation_id, child.causation_id, child.deadline_ms) == ("c", "parent", 5)
     assert (child.reply_to, child.attempt, child.history, dict(child.headers)) == (None, 1, (), {})
     assert parent.caused("x", topic="b", type="u", body=b"", source="", timestamp_ms=0, deadline_ms=9).deadline_ms == 9
+
+
+@given(st.text(), st.text())
+def test_ids_are_the_version_5_uuids_of_their_names(parent: str, name: str) -> None:
+    namespace = uuid.UUID("6a1c7d2e-6f0b-5c1d-9b55-0d7f3f7f5a11")
+    assert derive_id(parent, name) == str(uuid.uuid5(namespace, f"{parent}\x1f{name}"))
