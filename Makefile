@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOCK := requirements/dev.txt
+# Others that `make bench` measures against, in an environment of their own.
+BENCH := $(VENV)/bench
 VERSION := 0.1.0
 
 # What is compiled once need not be compiled by each of the processes that the suite starts.
@@ -56,7 +58,12 @@ fmt: $(STAMP) ## format and fix what can be fixed
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --fix --quiet .
 
-bench: install ## measure against aio-pika, FastStream, Dramatiq, Celery, Taskiq, as ratios in one run
+$(BENCH)/.installed: $(STAMP) requirements/bench.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@touch $@
+
+bench: install $(BENCH)/.installed ## measure against aio-pika, FastStream, Dramatiq, Celery, Taskiq, LangGraph, DBOS, as ratios in one run
 	@bash tests/nodes/install.sh
 	@$(BIN)/python -m tests.benchmarks $(BENCH_ARGS)
 	@$(BIN)/python -m tests.benchmarks.conversation

@@ -116,9 +116,7 @@ class Engine(Generic[S, R]):
         step = self._append(stream, known, made, context)
         version = await self._store.append(step)
         if self._memory is not None:
-            self._memory.put(
-                stream, Known(made.state, version, known.snapshot if step.snapshot is None else version)
-            )
+            self._memory.put(stream, Known(made.state, version, known.snapshot if step.snapshot is None else version))
         for signal in made.decision.signals:  # first, so that a watcher sees the step before what comes of it
             envelope = _envelope(context, signal)
             if self._fits(envelope):

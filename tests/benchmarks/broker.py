@@ -10,10 +10,7 @@ is a process of its own. The order changes from round to round, so that a slow m
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +21,7 @@ import pika
 from rockbot_messaging.ports import Door
 from rockbot_messaging.rabbitmq.topology import Names, Topology, shared, work
 from tests.benchmarks.host_path import ORDERS, TOPIC
+from tests.benchmarks.running import run
 from tests.nodes.rabbitmq import RabbitNode
 
 __all__ = ["CONTENDERS", "IN_FLIGHT", "PREFETCH", "broker_url", "measure"]
@@ -32,7 +30,6 @@ PREFETCH: Final = ORDERS.prefetch
 IN_FLIGHT: Final = 100
 #: Ours alone, also on a server that others use: everything in it is removed at the end.
 _NAMESPACE: Final = f"bench-{os.getpid()}"
-_RUN_SECONDS: Final = 120
 
 #: What is run per contender and round: mode -> (module, arguments with places to fill in).
 CONTENDERS: Final[dict[str, dict[str, tuple[str, list[str]]]]] = {
@@ -124,7 +121,7 @@ def measure(url: str, *, rounds: int, messages: int, say: Callable[[str], None])
                         uses = own if "{own}" in arguments else queue
                         if mode != "consume" and uses == queue:
                             channel.queue_purge(queue)
-                        results = _run(module, [argument.format(**values, own=own) for argument in arguments])
+                        results = run(module, [argument.format(**values, own=own) for argument in arguments])
                         if mode == "consume":
                             _check_settled(channel, uses, name)
                         for run, result in results.items():
@@ -160,20 +157,6 @@ def _remove_own(channel: Any, own: str) -> None:
     for suffix in _LEFT_BESIDE:
         channel.queue_delete(own + suffix)
     channel.exchange_delete(f"{own}.exchange")
-
-
-def _run(module: str, arguments: list[str]) -> dict[str, dict[str, float]]:
-    done = subprocess.run(
-        [sys.executable, "-m", f"tests.benchmarks.contenders.{module}", *arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=_RUN_SECONDS,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{module} {arguments[0]} ended with exit code {done.returncode}:\n{done.stdout}")
-    result: dict[str, dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
-    return result
 
 
 def _check_settled(channel: Any, queue: str, name: str) -> None:

@@ -2,7 +2,8 @@
 
 One *step* is what lies between two calls of the model: its reply is taken and kept, the tool is called, what it returned is
 kept, and the model is called again. Model and tool note when they began and ended, and that is taken out; what is left is
-what the loop itself costs. All contenders keep every step on disk before the next one begins, except those that say so.
+what the loop itself costs. All contenders keep every step before the next one begins; what survives a killed
+process and what a power cut, is theirs.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import time
 from collections.abc import Sequence
 from typing import Final, final
 
-__all__ = ["ANSWER", "ASK", "QUESTION", "STEPS", "Steps", "found"]
+__all__ = ["ANSWER", "ASK", "QUESTION", "STEPS", "WARM_UP", "Steps", "found"]
 
 #: Model calls of a turn; each but the last asks for the tool.
 STEPS: Final = 10
+#: Turns that only warm a process up.
+WARM_UP: Final = 3
 QUESTION: Final = "What is in the store room? Look at every shelf. " * 4
 #: What the model says beside its call, and in the end.
 ASK: Final = "I look at the next shelf. " * 4

@@ -1,7 +1,7 @@
 """The agent's link: hands every event of a conversation to the turn machine.
 
-What it remembers between two messages saves reading and is never relied on. Which conversation an event belongs to is in the task, or in the return token that
-a worker copied back.
+What it remembers between two messages saves reading and is never relied on. Which conversation an event belongs to is in
+the task, or in the return token that a worker copied back.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Our loop: a whole host as `rockbot up` composes it, with its real model and tool workers around a fake model.
 
-    rockbot_turns.py BROKER_URL STATE_URL NAMESPACE TURNS
+    rockbot_turns.py BROKER_URL STATE_URL NAMESPACE FOLDER TURNS
 
 Turns run one after the other, so that a step's time is its latency and not a queue's.
 """
@@ -25,7 +25,7 @@ from rockbot_messaging.clock import RandomIds, SystemClock
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.subscriptions import WatchSubscription
 from rockbot_messaging.verdicts import Ack
-from tests.benchmarks.loop import ANSWER, ASK, QUESTION, STEPS, Steps
+from tests.benchmarks.loop import ANSWER, ASK, QUESTION, STEPS, WARM_UP, Steps
 from tests.benchmarks.window import report, run
 
 _TOOLS = '''
@@ -39,7 +39,6 @@ async def look(shelf: int) -> str:
     """Look at a shelf."""
     return found(shelf)
 '''
-_WARM_UP = 3
 
 
 @final
@@ -86,7 +85,7 @@ async def turns(broker_url: str, state_url: str, namespace: str, folder: str, co
     tools = f"{folder}/tools.py"
     with open(tools, "w", encoding="utf-8") as file:
         file.write(_TOOLS)
-    steps = Steps(warm_up=_WARM_UP)
+    steps = Steps(warm_up=WARM_UP)
     settings = Settings.model_validate(
         {
             "broker_url": broker_url,
@@ -118,7 +117,7 @@ async def turns(broker_url: str, state_url: str, namespace: str, folder: str, co
     await bus.declare(known_work(container))
     await host.start()
     await bus.subscriber.subscribe(WatchSubscription(name="bench", patterns=("agent.response.*",)), see)
-    for _ in range(count + _WARM_UP):
+    for _ in range(count + WARM_UP):
         task = MessageEnvelope(
             topic="agent.task.assistant",
             body=AgentTask(input=QUESTION).to_body(),

@@ -1,0 +1,43 @@
+"""The part `turns`: what a step of an agent's loop costs, ours in memory and over RabbitMQ, beside two others that keep every step.
+
+The others are libraries inside one process: their steps pass no broker, and no other process could take them over while they
+run. The ratios say what that costs, they are no verdict. All of them run in turn, in every round.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from tests.benchmarks.loop import STEPS
+from tests.benchmarks.running import run
+
+__all__ = ["YARDSTICK", "measure"]
+
+#: What ratios are made with.
+YARDSTICK: Final = "LangGraph, SQLite checkpointer"
+
+
+def measure(url: str, *, rounds: int, turns: int, say: Callable[[str], None]) -> dict[str, list[dict[str, float]]]:
+    """Milliseconds per step of `turns` turns of ten model calls, per contender and round."""
+    samples: dict[str, list[dict[str, float]]] = {}
+    for number in range(rounds):
+        say(f"turns round {number + 1} of {rounds} ({turns} turns of {STEPS} model calls each)")
+        with tempfile.TemporaryDirectory(prefix="rockbot-bench-") as name:
+            folder = Path(name)
+            space = f"bench-turns-{os.getpid()}-{number}"
+            contenders = {
+                "rockbot, in memory": ("rockbot_turns", ["memory://", "memory://", space, name]),
+                "rockbot, RabbitMQ + SQLite": ("rockbot_turns", [url, f"sqlite:///{folder / 'own.db'}", space, name]),
+                YARDSTICK: ("lang_graph", [str(folder / "graph.db")]),
+                "pydantic-ai, DBOS on SQLite": ("pydantic_ai_dbos", [str(folder / "dbos.db")]),
+            }
+            order = list(contenders)
+            for contender in order[number % len(order) :] + order[: number % len(order)]:
+                module, arguments = contenders[contender]
+                result = run(module, [*arguments, str(turns)])
+                samples.setdefault(contender, []).append(result["turns"])
+    return samples
