@@ -14,7 +14,9 @@ from typing import Any
 
 from tests.benchmarks import embedded, report
 
-PARTS = ("broker", "embedded", "sandbox")
+PARTS = ("broker", "embedded", "sandbox", "turns")
+#: Turns of ten model calls in one run of the part `turns`.
+_TURNS = 30
 _RESULTS = Path(__file__).with_name("results") / "latest.json"
 
 
@@ -33,15 +35,19 @@ def main() -> int:
         from tests.benchmarks import sandbox
 
         samples["sandbox"] = sandbox.measure(rounds=options.rounds, runs=60 if options.quick else 200, say=_say)
-    if "broker" in options.parts:
-        from tests.benchmarks import broker
+    if {"broker", "turns"} & set(options.parts):
+        from tests.benchmarks import broker, turns
 
         with broker.broker_url() as url:
-            measured = broker.measure(url, rounds=options.rounds, messages=options.messages, say=_say)
-        samples["broker"], server = measured.runs, measured.server
+            if "turns" in options.parts:
+                count = _TURNS // 3 if options.quick else _TURNS
+                samples["turns"] = turns.measure(url, rounds=options.rounds, turns=count, say=_say)
+            if "broker" in options.parts:
+                measured = broker.measure(url, rounds=options.rounds, messages=options.messages, say=_say)
+                samples["broker"], server = measured.runs, measured.server
 
     machine = report.facts(server)
-    summary = report.summarise(samples["broker"], samples["embedded"], samples["sandbox"])
+    summary = report.summarise(*(samples[part] for part in PARTS))
     found = report.ratios(summary)
     print(report.render(machine, summary))
     print(f"\n{options.rounds} rounds of {options.messages:,} messages in {time.monotonic() - begun:.0f} s")

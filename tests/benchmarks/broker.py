@@ -20,8 +20,8 @@ import pika
 
 from rockbot_messaging.ports import Door
 from rockbot_messaging.rabbitmq.topology import Names, Topology, shared, work
+from tests.benchmarks import running
 from tests.benchmarks.host_path import ORDERS, TOPIC
-from tests.benchmarks.running import run
 from tests.nodes.rabbitmq import RabbitNode
 
 __all__ = ["CONTENDERS", "IN_FLIGHT", "PREFETCH", "broker_url", "measure"]
@@ -121,7 +121,7 @@ def measure(url: str, *, rounds: int, messages: int, say: Callable[[str], None])
                         uses = own if "{own}" in arguments else queue
                         if mode != "consume" and uses == queue:
                             channel.queue_purge(queue)
-                        results = run(module, [argument.format(**values, own=own) for argument in arguments])
+                        results = running.run(module, [argument.format(**values, own=own) for argument in arguments])
                         if mode == "consume":
                             _check_settled(channel, uses, name)
                         for run, result in results.items():

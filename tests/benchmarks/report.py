@@ -22,6 +22,7 @@ TOLERANCE: Final = 0.25
 
 _REFERENCE: Final = Path(__file__).with_name("reference.json")
 _YARDSTICK: Final = "aio-pika"
+_LOOP_YARDSTICK: Final = "LangGraph, SQLite checkpointer"
 _LIBRARIES: Final = (
     "aio-pika",
     "aiormq",
@@ -43,6 +44,8 @@ TARGETS: Final[tuple[tuple[str, str, str, float], ...]] = (
         ">=",
         15_000,
     ),
+    ("a loop (model and tool) in memory, p50 ms", "turns rockbot, in memory p50_ms", "<=", 4.0),
+    ("a loop (model and tool) over RabbitMQ and SQLite, p50 ms", "turns rockbot, RabbitMQ + SQLite p50_ms", "<=", 16.0),
     ("sandbox round trip, python, ms", "sandbox python median_ms", "<=", 5.0),
     ("sandbox round trip, javascript, ms", "sandbox javascript median_ms", "<=", 3.0),
 )
@@ -79,9 +82,10 @@ def summarise(
     broker: dict[str, dict[str, list[dict[str, float]]]],
     embedded: dict[str, list[dict[str, float]]],
     sandbox: dict[str, list[dict[str, float]]],
+    turns: dict[str, list[dict[str, float]]] | None = None,
 ) -> dict[str, Any]:
     """Medians, and medians of same-round ratios, of every part that was run."""
-    result: dict[str, Any] = {"broker": {}, "embedded": {}, "sandbox": {}}
+    result: dict[str, Any] = {"broker": {}, "embedded": {}, "sandbox": {}, "turns": {}}
     for run in dict.fromkeys(run for runs in broker.values() for run in runs):
         yardstick = broker[_YARDSTICK].get(run) or broker[_YARDSTICK]["publish"]
         result["broker"][run] = {
@@ -109,6 +113,15 @@ def summarise(
             "best_ms": median(sample["best_ms"] for sample in samples),
             "decode_x": median(sample["best_ms"] * 1000 / sample["decode_us"] for sample in samples),
         }
+    for name, samples in (turns or {}).items():
+        yardstick = (turns or {})[_LOOP_YARDSTICK]
+        result["turns"][name] = {
+            "p50_ms": median(sample["p50_ms"] for sample in samples),
+            "p99_ms": median(sample["p99_ms"] for sample in samples),
+            "cpu_ms": median(sample["cpu_ms"] for sample in samples),
+            "p50_x": _times(samples, yardstick, "p50_ms"),
+            "cpu_x": _times(samples, yardstick, "cpu_ms"),
+        }
     return result
 
 
@@ -122,6 +135,11 @@ def ratios(summary: dict[str, Any]) -> dict[str, float]:
     found |= {f"{path}: cpu x decode": its["decode_x"] for path, its in summary["embedded"].items()}
     found |= {
         f"sandbox {language}: best time x decode": its["decode_x"] for language, its in summary["sandbox"].items()
+    }
+    found |= {
+        f"turns {name}: cpu x LangGraph": its["cpu_x"]
+        for name, its in summary["turns"].items()
+        if name.startswith("rockbot")
     }
     return {name: round(value, 3) for name, value in found.items()}
 
@@ -192,6 +210,13 @@ def render(machine: dict[str, Any], summary: dict[str, Any]) -> str:
             for language, its in summary["sandbox"].items()
         ]
         parts.append(_table(("sandbox, warm round trip", "median ms", "p95 ms", "best ms", "x bare decode"), rows))
+    if summary["turns"]:
+        rows = [
+            (name, *(f"{its[key]:.2f}" for key in ("p50_ms", "p99_ms", "cpu_ms", "p50_x", "cpu_x")))
+            for name, its in summary["turns"].items()
+        ]
+        head = ("a step of a turn: model and tool", "p50 ms", "p99 ms", "CPU ms", "p50 x LangGraph", "CPU x LangGraph")
+        parts.append(_table(head, rows))
     parts.append("\n".join(_targets(summary)))
     return "\n\n".join(part for part in parts if part)
 

@@ -78,3 +78,18 @@ def test_the_embedded_part_runs_and_writes_its_figures(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     figures = json.loads(output.read_text(encoding="utf-8"))
     assert figures["summary"]["embedded"]["memory: queue to settle"]["rate"] > 0
+
+
+def test_a_step_of_a_turn_is_compared_with_its_own_round() -> None:
+    def sample(slow: float, cost: float) -> dict[str, float]:
+        return {"p50_ms": slow * cost, "p99_ms": 9.0, "cpu_ms": slow * cost}
+
+    yardstick = [sample(slow, 4.0) for slow in (1, 2, 3)]
+    turns = {
+        "LangGraph, SQLite checkpointer": yardstick,
+        "rockbot, in memory": [sample(slow, 2.0) for slow in (1, 2, 3)],
+    }
+    summary = summarise({}, {}, {}, turns)
+    assert summary["turns"]["rockbot, in memory"]["p50_x"] == 0.5
+    assert ratios(summary) == {"turns rockbot, in memory: cpu x LangGraph": 0.5}
+    assert "target a loop (model and tool) in memory, p50 ms: 4.00 <= 4.00  met" in render({}, summary)

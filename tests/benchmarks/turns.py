@@ -10,15 +10,11 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 from tests.benchmarks.loop import STEPS
 from tests.benchmarks.running import run
 
-__all__ = ["YARDSTICK", "measure"]
-
-#: What ratios are made with.
-YARDSTICK: Final = "LangGraph, SQLite checkpointer"
+__all__ = ["measure"]
 
 
 def measure(url: str, *, rounds: int, turns: int, say: Callable[[str], None]) -> dict[str, list[dict[str, float]]]:
@@ -32,7 +28,7 @@ def measure(url: str, *, rounds: int, turns: int, say: Callable[[str], None]) ->
             contenders = {
                 "rockbot, in memory": ("rockbot_turns", ["memory://", "memory://", space, name]),
                 "rockbot, RabbitMQ + SQLite": ("rockbot_turns", [url, f"sqlite:///{folder / 'own.db'}", space, name]),
-                YARDSTICK: ("lang_graph", [str(folder / "graph.db")]),
+                "LangGraph, SQLite checkpointer": ("lang_graph", [str(folder / "graph.db")]),
                 "pydantic-ai, DBOS on SQLite": ("pydantic_ai_dbos", [str(folder / "dbos.db")]),
             }
             order = list(contenders)
