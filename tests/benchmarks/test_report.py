@@ -92,4 +92,4 @@ def test_a_step_of_a_turn_is_compared_with_its_own_round() -> None:
     summary = summarise({}, {}, {}, turns)
     assert summary["turns"]["rockbot, in memory"]["p50_x"] == 0.5
     assert ratios(summary) == {"turns rockbot, in memory: cpu x LangGraph": 0.5}
-    assert "target a loop (model and tool) in memory, p50 ms: 4.00 <= 4.00  met" in render({}, summary)
+    assert "target two steps of a turn (model, tool) in memory, p50 ms: 4.00 <= 4.00  met" in render({}, summary)

@@ -1,7 +1,7 @@
-"""The part `turns`: what a step of an agent's loop costs, ours in memory and over RabbitMQ, beside two others that keep every step.
+"""The part `turns`: what a step of an agent's loop costs, ours in memory and over RabbitMQ, beside two others.
 
-The others are libraries inside one process: their steps pass no broker, and no other process could take them over while they
-run. The ratios say what that costs, they are no verdict. All of them run in turn, in every round.
+These keep every step, too, but are libraries inside one process: no step passes a broker, and no other process could take a
+turn over while it runs. The ratios say what that costs, they are no verdict. All run in turn, in every round.
 """
 
 from __future__ import annotations

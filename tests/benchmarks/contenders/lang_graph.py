@@ -8,7 +8,6 @@ SQLite's own settings, with which a commit survives the process but not always t
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from typing import Any
 
