@@ -1,9 +1,9 @@
 """The agent loop that every contender runs: a model that costs nothing asks for a tool that costs nothing, ten times over.
 
 What is measured lies between two calls of the model, and is two steps: its reply is taken and kept, the tool is called; what
-that returned is kept, the model is called again. Model and tool note when they began and ended, and that is taken out; what is left is
-what the loop itself costs. All contenders keep every step before the next one begins; what survives a killed
-process and what a power cut, is theirs.
+that returned is kept, the model is called again. The time inside the model is taken out, and the tool takes none: what is
+left is what the loop itself costs. All contenders keep every step before the next one begins; what survives a killed process
+and what a power cut, is theirs.
 """
 
 from __future__ import annotations
