@@ -1,0 +1,222 @@
+"""Many conversations at once over two hosts that are killed at random: publishing, killing, and what became of each."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sys
+import time
+import uuid
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, final
+
+from chaos.talker import ERRANDS, done
+
+from rockbot.events import AgentResponse, AgentTask
+from rockbot_messaging.clock import RandomIds, SystemClock
+from rockbot_messaging.envelope import MessageEnvelope
+from rockbot_messaging.rabbitmq import RabbitBus, RabbitSettings
+from rockbot_messaging.subscriptions import WorkSubscription
+from rockbot_messaging.verdicts import Ack
+
+TALKER = Path(__file__).with_name("talker.py")
+ANSWERS = WorkSubscription(name="talks-answers", patterns=("agent.response.*",), prefetch=200)
+STEPS = 2 + 2 * ERRANDS
+
+_TOOLS = """
+from chaos.talker import done, note
+from rockbot.tools import ToolContext, Toolset
+
+errands = Toolset("errands")
+
+@errands.tool(idempotent=True)
+async def run(context: ToolContext, name: str, errand: int) -> str:
+    "Run an errand."
+    note("tool", context.call_id, name=name, step=errand)
+    return done(name, errand)
+"""
+
+
+@dataclass
+class Outcome:
+    """Answers by name of the conversation and id of the answer; the trace; what it took."""
+
+    names: list[str]
+    answers: dict[str, dict[str, AgentResponse]] = field(default_factory=lambda: defaultdict(dict))
+    trace: list[dict[str, Any]] = field(default_factory=list)
+    killed: set[int] = field(default_factory=set)
+    seconds: float = 0.0
+    memory_mib: list[float] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        gaps: list[float] = []
+        before: dict[str, float] = {}
+        for line in self.trace:
+            if line["what"] in ("model", "tool"):
+                name = line["name"]
+                if name in before:
+                    gaps.append(line["at"] - before[name])
+                before[name] = line["at"]
+        gaps.sort()
+        steps = len(self.names) * STEPS
+        return (
+            f"{len(self.names)} conversations of {STEPS} steps, {len(self.killed)} kills, {self.seconds:.1f} s:"
+            f" {steps / self.seconds:.0f} steps/s, {2000 * self.seconds / steps:.1f} ms of a host per step;"
+            f" from call to call p50 {1000 * median(gaps):.0f} ms, p99 {1000 * gaps[len(gaps) * 99 // 100]:.0f} ms;"
+            f" {sum(self.repeated.values())} calls begun again;"
+            f" memory {', '.join(f'{each:.0f} MiB' for each in self.memory_mib)}"
+        )
+
+    @property
+    def repeated(self) -> Counter[str]:
+        """Calls that were begun more than once: how often more."""
+        begun = Counter(line["call"] for line in self.trace if line["what"] in ("model", "tool"))
+        return Counter({call: count - 1 for call, count in begun.items() if count > 1})
+
+
+@final
+class Talks:
+    """One run."""
+
+    def __init__(self, url: str, folder: Path, seed: int) -> None:
+        self.random = random.Random(seed)
+        self._folder = folder
+        self._namespace = f"talks{uuid.uuid4().hex[:8]}"
+        self._hosts: list[asyncio.subprocess.Process] = []
+        self._bus = RabbitBus(RabbitSettings(url=url, namespace=self._namespace), SystemClock(), RandomIds())
+        self._config = folder / "rockbot.toml"
+        self._trace = folder / "trace.jsonl"
+        (folder / "tools.py").write_text(_TOOLS)
+        self._config.write_text(
+            f'broker_url = "{url}"\nstate_url = "sqlite:///{folder / "state.db"}"\nnamespace = "{self._namespace}"\n'
+            f'model = "scripted/demo"\n[tools]\nfiles = ["{folder / "tools.py"}"]\n'
+            '[host]\nrecovery_seconds = 5\nclaim_seconds = 2\ndrain_seconds = 5\nlog_level = "WARNING"\n'
+            "llm_concurrency = 16\n"
+        )
+
+    async def run(self, *, conversations: int, kills: int, timeout: float) -> Outcome:
+        """Begin all of them at once, kill hosts while they go on, wait until each was answered."""
+        outcome = Outcome([f"talk-{number:04d}" for number in range(conversations)])
+
+        async def told(envelope: MessageEnvelope) -> Ack:
+            response = AgentResponse.model_validate_json(envelope.body)
+            outcome.answers[response.conversation_id][envelope.message_id] = response
+            return Ack()
+
+        try:
+            async with asyncio.timeout(timeout):
+                await self._bus.open()
+                await self._bus.declare([ANSWERS])
+                await self._bus.subscriber.subscribe(ANSWERS, told)
+                await asyncio.gather(self._start(), self._start())
+                begun = time.monotonic()
+                await self._bus.publisher.publish_many([self._task(name) for name in outcome.names])
+                for number in range(1, kills + 1):
+                    await self._until(outcome, conversations * number // (kills + 1))
+                    outcome.killed.add(await self._kill())
+                await self._until(outcome, conversations)
+                outcome.seconds = time.monotonic() - begun
+                outcome.memory_mib = [_memory(host.pid) for host in self._hosts]
+        finally:
+            await self._close()
+        outcome.trace = [json.loads(line) for line in self._trace.read_text().splitlines()]
+        return outcome
+
+    def _task(self, name: str) -> MessageEnvelope:
+        return MessageEnvelope(
+            topic="agent.task.assistant",
+            body=AgentTask(input=name).to_body(),
+            message_id=str(uuid.uuid5(uuid.NAMESPACE_URL, self._namespace + name)),
+            type=AgentTask.type_name,
+            source="talks",
+            conversation_id=name,
+        )
+
+    async def _start(self) -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("ROCKBOT_")}
+        environment["PYTHONPATH"] = str(TALKER.parents[1])
+        with (self._folder / "hosts.log").open("ab") as log:
+            host = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "chaos.talker",
+                str(self._config),
+                str(self._trace),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                env=environment,
+            )
+        self._hosts.append(host)
+        assert host.stdout is not None
+        async with asyncio.timeout(90):
+            assert (await host.stdout.readline()).strip() == b"consuming", (self._folder / "hosts.log").read_text()
+
+    async def _kill(self) -> int:
+        host = self.random.choice(self._hosts)
+        host.kill()
+        await host.wait()
+        self._hosts.remove(host)
+        await self._start()
+        return host.pid
+
+    async def _until(self, outcome: Outcome, answered: int) -> None:
+        while len(outcome.answers) < answered:
+            for host in self._hosts:
+                assert host.returncode is None, f"a host ended by itself with status {host.returncode}"
+            await asyncio.sleep(0.02)
+
+    async def _close(self) -> None:
+        for host in self._hosts:
+            if host.returncode is None:
+                host.send_signal(signal.SIGTERM)
+        for host in self._hosts:
+            try:
+                async with asyncio.timeout(20):
+                    await host.wait()
+            except TimeoutError:
+                host.kill()
+                await host.wait()
+        await self._bus.close()
+
+
+def _memory(pid: int) -> float:
+    """The most that a process had in memory, in MiB."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def check(outcome: Outcome) -> None:
+    """All end as they must, each in its order, and nothing that was finished is done again."""
+    print(outcome)
+    assert set(outcome.answers) == set(outcome.names)
+    for name, answers in outcome.answers.items():
+        (answer,) = answers.values()  # copies of it have its id
+        assert (answer.status, answer.output) == (
+            "completed",
+            "; ".join(done(name, errand) for errand in range(ERRANDS)),
+        )
+        assert (answer.model_calls, answer.tool_calls) == (ERRANDS + 1, ERRANDS)
+    finished: set[str] = set()
+    last: dict[str, int] = {}
+    order: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for line in outcome.trace:
+        what, call = line["what"], line["call"]
+        assert what != "disorder", line
+        if what == "finished":
+            finished.add(call)
+            continue
+        assert call not in finished, f"a finished call was made again: {line}"
+        assert last.setdefault(call, line["pid"]) == line["pid"] or last[call] in outcome.killed, f"made twice: {line}"
+        last[call] = line["pid"]
+        if (step := (what, line["step"])) not in order[line["name"]]:
+            order[line["name"]].append(step)
+    wanted = [(what, step) for step in range(ERRANDS) for what in ("model", "tool")] + [("model", ERRANDS)]
+    assert {name: order[name] for name in outcome.names if order[name] != wanted} == {}
