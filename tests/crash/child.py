@@ -1,10 +1,11 @@
-"""One host process that kills itself with SIGKILL at its n-th effect.
+"""One host process that kills itself with SIGKILL at its n-th effect, or has something else killed there.
 
-    child.py SETTINGS TRACE KILL_AT (publish|resume)
+    child.py SETTINGS TRACE KILL_AT (publish|resume|tell)
 
 Store, ledger and publisher are the real ones behind proxies that count effects: each is counted once before it is made and
 once after. The trace file gets a line per effect, and the model's and the sandbox's call logs go into the same file, so
-that the order of "called" and "finished" can be read off it. KILL_AT 0 never kills.
+that the order of "called" and "finished" can be read off it. KILL_AT 0 never kills. With `tell` it publishes, says "reached"
+at every KILL_AT-th effect, and stands still there until it is told to go on.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rockbot.buses import is_embedded, make_bus
-from rockbot.container import compose
+from rockbot.container import compose, known_work
 from rockbot.events import AgentResponse, AgentTask
 from rockbot.processes import build_service, stop_on_signals
 from rockbot.settings import load
@@ -26,6 +27,7 @@ from rockbot.state.ledger import StateLedger
 from rockbot.state.open import open_store, sqlite_path
 from rockbot_messaging import Ack, MessageEnvelope, WorkSubscription
 from rockbot_messaging.clock import RandomIds, SystemClock
+from rockbot_messaging.identity import derive_id
 
 EFFECTS = {
     "append",
@@ -42,9 +44,10 @@ TASK = "3f1f7d0e-0000-4000-8000-000000000001"
 
 
 class Trace:
-    def __init__(self, path: Path, kill_at: int) -> None:
+    def __init__(self, path: Path, kill_at: int, *, tells: bool = False) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self._kill_at = kill_at
+        self._tells = tells
         self.armed = False
         self._count = 0
 
@@ -55,7 +58,12 @@ class Trace:
         if not self.armed:
             return
         self._count += 1
-        if self._count == self._kill_at:
+        if self._tells:
+            if self._count % self._kill_at == 0:
+                self.note(reached=what)
+                print("reached", flush=True)
+                os.read(0, 1)
+        elif self._count == self._kill_at:
             self.note(killed=what)
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -78,7 +86,9 @@ class Counting:
             self._trace.reached(f"before {what}")
             result = await member(*args, **kwargs)
             if attribute == "finish":
-                self._trace.note(finished=args[0])
+                # Tools know their call by the key that is derived from its id.
+                tool = derive_id(args[0], "handled by\x1ftool.sums", tenant=kwargs["tenant"])
+                self._trace.note(finished=args[0], tool=tool)
             self._trace.reached(f"after {what}")
             return result
 
@@ -112,7 +122,7 @@ class CountingBus:
 async def main() -> None:
     config, trace_file, kill_at, mode = sys.argv[1:5]
     settings = load(config=Path(config))
-    trace = Trace(Path(trace_file), int(kill_at))
+    trace = Trace(Path(trace_file), int(kill_at), tells=mode == "tell")
     clock, ids = SystemClock(), RandomIds()
     store = Counting(open_store(settings.state_address, clock), "store", trace)
     durable = sqlite_path(settings.state_address) if is_embedded(settings) else None
@@ -120,7 +130,11 @@ async def main() -> None:
     ledger = Counting(StateLedger(store), "ledger", trace)
     container = compose(settings, bus=bus, store=store, ledger=ledger)  # type: ignore[arg-type]
     host = container.host()
-    service = build_service("scripts", settings, bus=bus, ledger=ledger)  # type: ignore[arg-type]
+    service = (
+        build_service("scripts", settings, bus=bus, ledger=ledger)  # type: ignore[arg-type]
+        if "scripts" in settings.handlers
+        else None
+    )
     answers = WorkSubscription(name="answers", patterns=("agent.response.*",))
 
     async def answered(envelope: MessageEnvelope) -> Ack:
@@ -129,13 +143,14 @@ async def main() -> None:
         print("answered", flush=True)
         return Ack()
 
-    await service.prepare()
+    if service is not None:
+        await service.prepare()
     with stop_on_signals() as stop:
         await bus.open()
         await bus.declare([answers])
-        if mode == "publish":
+        if mode != "resume":
             body = AgentTask(input="What is 6 times 7?").to_body()
-            await bus.declare([item for item in host.subscriptions if isinstance(item, WorkSubscription)])
+            await bus.declare(known_work(container))
             await bus._inner.publisher.publish(
                 MessageEnvelope(
                     topic="agent.task.assistant", body=body, message_id=TASK, type=AgentTask.type_name, source="test"
@@ -145,9 +160,11 @@ async def main() -> None:
         trace.armed = True
         await bus._inner.subscriber.subscribe(answers, answered)
         await host.start()
-        await service.start()
+        if service is not None:
+            await service.start()
         await stop.wait()
-        await service.stop(timeout=5)
+        if service is not None:
+            await service.stop(timeout=5)
         await host.drain()
         await host.close()
 
