@@ -29,9 +29,11 @@ from rockbot.outgoing import Outgoing
 from rockbot.plugins import Loop, Plugin, Services, Signal, load_plugins
 from rockbot.receiving import OrderedReceiving, Receiving
 from rockbot.settings import Settings
+from rockbot.state.desk.retention import history_loops
 from rockbot.state.ledger import StateLedger
 from rockbot.state.marks import StateStartMarks
 from rockbot.state.ports import StateStore
+from rockbot_messaging.artifacts import ArtifactStore
 from rockbot_messaging.canceling import RunningCalls
 from rockbot_messaging.clock import Clock, IdSource, RandomIds, SystemClock
 from rockbot_messaging.envelope import MessageEnvelope
@@ -54,6 +56,12 @@ def _signal(bus: MessageBus) -> Signal:
         await bus.publisher.publish(envelope, door=Door.LOSSY)
 
     return signal
+
+
+def _sweeps(
+    settings: Settings, artifacts: ArtifactStore, clock: Clock, store: StateStore, owner: str
+) -> Sequence[Loop]:
+    return [*sweeps_of(settings, artifacts, clock), *history_loops(store, settings.history, owner=owner)]
 
 
 def _registry(contributions: Contributions) -> EventRegistry:
@@ -177,7 +185,7 @@ class HostContainer(containers.DeclarativeContainer):
     running = providers.Singleton(RunningCalls)
     signal = providers.Singleton(_signal, bus)
     artifacts: providers.Singleton[Any] = providers.Singleton(artifacts_of, settings, store)
-    sweeps = providers.Singleton(sweeps_of, settings, artifacts, clock)
+    sweeps = providers.Singleton(_sweeps, settings, artifacts, clock, store, owner)
     services = providers.Singleton(
         Services,
         settings=settings,

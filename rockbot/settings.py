@@ -42,6 +42,7 @@ from rockbot.settings_delivery import (
     SubscriptionSettings,
     TrustSettings,
 )
+from rockbot.settings_history import HistorySettings
 from rockbot.settings_models import BackendSettings, LimitsSettings, ModelSettings, PricesSettings, TierSettings
 from rockbot.settings_providers import AnthropicSettings, CassetteSettings, OpenAiSettings, ScriptedSettings
 from rockbot.settings_sources import Source, agent_places, has, is_setting, merge, read_agents, read_secrets, read_toml
@@ -127,6 +128,7 @@ class Settings(BaseSettings):
     providers: dict[str, OpenAiSettings] = Field(default_factory=dict)
     scripted: ScriptedSettings = ScriptedSettings()
     streaming: StreamingSettings = StreamingSettings()
+    history: HistorySettings = HistorySettings()
     allow_model_calls: bool = True
     cassette: CassetteSettings = CassetteSettings()
     source: str = "rockbot"

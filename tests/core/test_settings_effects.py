@@ -32,7 +32,8 @@ from rockbot_messaging.verdicts import DeadLetter
 
 _TESTS: Final = Path(__file__).parents[1]
 _SECTIONS: Final = (
-    "agent_files", "artifacts", "broker", "cassette", "letters", "signing", "streaming", "subscriptions", "tools", "trust",
+    "agent_files", "artifacts", "broker", "cassette", "history", "letters", "signing", "streaming", "subscriptions",
+    "tools", "trust",
 )  # fmt: skip
 
 _EACH: Final = "core/test_receiving.py::test_each_key_changes_what_it_names_and_nothing_else"
@@ -66,6 +67,8 @@ _TESTED: Final = {
     "broker.max_unrouted_messages": _LIMITS,
     "cassette.file": "handlers/test_cassettes.py::test_settings_say_what_is_recorded_and_what_is_played",
     "cassette.record": "handlers/test_cassettes.py::test_settings_say_what_is_recorded_and_what_is_played",
+    "history.conversations": "history/test_retention.py::test_conversations_are_forgotten_when_the_last_task_ended_long_ago",
+    "history.keep_days": "history/test_retention.py::test_tasks_that_ended_long_ago_are_listed_no_more",
     "letters.keep_days": _KEPT,
     "letters.keep_days_by_queue": _KEPT,
     "letters.scan_seconds": "core/test_settings_effects.py::test_letters_are_scanned_as_often_as_the_settings_say",
