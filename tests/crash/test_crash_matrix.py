@@ -226,7 +226,7 @@ async def test_a_turn_survives_kills_of_a_host_whose_state_is_on_a_server(
     tmp_path: Path, amqp_url: str, request: pytest.FixtureRequest
 ) -> None:
     _, state = _server(request, TODAY)
-    assert await _matrix(tmp_path, broker=amqp_url, state=state, every=5) >= 6
+    assert await _matrix(tmp_path, broker=amqp_url, state=state, every=8) >= 5
 
 
 @pytest.mark.rabbitmq
