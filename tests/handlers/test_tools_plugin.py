@@ -125,6 +125,6 @@ def test_a_process_that_only_works_tools_need_not_know_all_tools_of_the_agents(t
         "agents": {"assistant": {"tools": ["crm_it", "run_python"]}},
     }
     worker = compose_host(Settings.model_validate({**given, "handlers": ["deadline", "tools"]}))
-    assert names(worker.contributions().subscriptions) == ["tool.artifacts", "tool.crm"]
+    assert names(worker.contributions().subscriptions) == ["control", "tool.artifacts", "tool.crm"]
     with pytest.raises(ConfigError, match="run_python, which no handler offers"):
         compose_host(Settings.model_validate({**given, "handlers": ["deadline", "agent", "tools"]})).contributions()
