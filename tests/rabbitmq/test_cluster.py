@@ -99,7 +99,7 @@ class _Stream:
         return set(self.sent)
 
 
-# An election among nodes that share two slow cores may take minutes; `make chaos` waits for it, and kills leaders besides.
+# Three nodes that share two slow cores do not always serve again within the minute it waits; `make chaos` runs it there.
 @pytest.mark.parametrize(
     "whose", [pytest.param("the leader", marks=pytest.mark.full), "the member we are connected to"]
 )
