@@ -44,6 +44,10 @@ _REFUSED_PATIENCE: Final = 6.0
 _OFFER_AGAIN: Final = 0.1
 _OFFER_AGAIN_AT_MOST: Final = 2.0
 
+#: Seconds after which a channel that refuses is replaced by another. A channel on which a queue was first published to while
+#: the queue's leader had just died refuses for ever (3.10): it keeps asking the dead one.
+_REFUSING_AGE: Final = 1.0
+
 #: Times a message may meet the end of its channel (not of the connection) before it is taken to be the cause.
 _CHANNEL_DEATHS: Final = 2
 
@@ -57,7 +61,9 @@ class Sender:
         self._settings = settings
         self._prepare = prepare
         self._open: tuple[Session, OpenChannel] | None = None
+        self._opened_at = 0.0
         self._opening = asyncio.Lock()
+        self._retiring: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def deliver(self, parcels: Sequence[Parcel]) -> list[MessagingError | None]:
@@ -91,6 +97,7 @@ class Sender:
                         results[index] = _unconfirmed(f"the broker closed the channel: {reason}")
                     break
             if refused:
+                self._retire(channel)
                 pause = pauses.next()
                 rested += pause
                 if rested < _REFUSED_PATIENCE and loop.time() + pause < deadline:
@@ -125,8 +132,31 @@ class Sender:
     async def close(self) -> None:
         """Take nothing more."""
         self._closed = True
+        for task in self._retiring:
+            task.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
         if self._open is not None:
             await self._open[1].close()
+
+    def _retire(self, refusing: Channel) -> None:
+        """Have the next publish open another channel, unless this one is new; what it still owes confirms for keeps it."""
+        if self._open is None or self._open[1].content is not refusing:
+            return
+        if asyncio.get_running_loop().time() - self._opened_at < _REFUSING_AGE:
+            return
+        task = asyncio.create_task(self._close_when_idle(self._open[1]), name="rabbitmq retired channel")
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+        self._open = None
+
+    async def _close_when_idle(self, retired: OpenChannel) -> None:
+        try:
+            async with asyncio.timeout(self._settings.confirm_timeout):
+                await retired.content.room(1)
+        except TimeoutError:
+            pass  # whoever waits for these confirms has waited as long
+        finally:
+            await retired.close()
 
     async def _round(
         self,
@@ -229,6 +259,7 @@ class Sender:
                     await self._prepare(session)
                     channel = await session.channel(confirms=True)
                     self._open = (session, channel)
+                    self._opened_at = loop.time()
                     return session, channel.content
                 except ChannelLost as exc:
                     trouble = str(exc)

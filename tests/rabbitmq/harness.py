@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import struct
 import uuid
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from rockbot_messaging.clock import Clock, RandomIds, SystemClock
 from rockbot_messaging.envelope import HeaderValue
 from rockbot_messaging.ports import BusObserver
 from rockbot_messaging.rabbitmq import RabbitBus, RabbitSettings
+from rockbot_messaging.rabbitmq.pausing import Chance
 from rockbot_messaging.testing import Features
 from rockbot_messaging.testing.harness import DEFAULT_BODY_LIMIT
 
@@ -36,10 +38,15 @@ class RabbitHarness:
         return RabbitSettings(url=self.url, namespace=self.namespace, **changes)
 
     async def connect(
-        self, *, max_body_bytes: int = DEFAULT_BODY_LIMIT, observer: BusObserver | None = None, **changes: Any
+        self,
+        *,
+        max_body_bytes: int = DEFAULT_BODY_LIMIT,
+        observer: BusObserver | None = None,
+        chance: Chance = random.random,
+        **changes: Any,
     ) -> RabbitBus:
         settings = self.settings(max_body_bytes=max_body_bytes, **changes)
-        bus = RabbitBus(settings, self.clock, RandomIds(), observer=observer)
+        bus = RabbitBus(settings, self.clock, RandomIds(), observer=observer, chance=chance)
         self._buses.append(bus)
         await bus.open()
         return bus
