@@ -78,7 +78,7 @@ image: ## build the container images, with docker or podman
 
 lock: ## resolve the pinned requirements anew (needs uv)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q \
-		--extra rabbitmq --extra anthropic --extra openai --extra wasm --extra redis --extra sql --extra gateway --group dev -o requirements/dev.txt
+		--extra rabbitmq --extra anthropic --extra openai --extra wasm --extra redis --extra sql --extra gateway --extra otel --group dev -o requirements/dev.txt
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q \
 		--group bench -c requirements/dev.txt -o requirements/bench.txt
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q \
