@@ -4,7 +4,8 @@
 
 Store, ledger and publisher are the real ones behind proxies that count effects: each is counted once before it is made and
 once after. The trace file gets a line per effect, and the model's and the sandbox's call logs go into the same file, so
-that the order of "called" and "finished" can be read off it. KILL_AT 0 never kills. With `tell` it publishes, says "reached"
+that the order of "called" and "finished" can be read off it. Whatever needs approval, a person in this process approves as
+soon as it is asked for or found open at the start. KILL_AT 0 never kills. With `tell` it publishes, says "reached"
 at every KILL_AT-th effect, and stands still there until it is told to go on.
 """
 
@@ -20,12 +21,14 @@ from typing import Any
 
 from rockbot.buses import is_embedded, make_bus
 from rockbot.container import compose, known_work
-from rockbot.events import AgentResponse, AgentTask
+from rockbot.events import AgentResponse, AgentTask, ApprovalDecision, ApprovalRequest
+from rockbot.operators.faults import ApprovalNotFound
+from rockbot.operators.people import PeopleDesk
 from rockbot.processes import build_service, stop_on_signals
 from rockbot.settings import load
 from rockbot.state.ledger import StateLedger
 from rockbot.state.open import open_store, sqlite_path
-from rockbot_messaging import Ack, MessageEnvelope, WorkSubscription
+from rockbot_messaging import Ack, MessageEnvelope, WatchSubscription, WorkSubscription
 from rockbot_messaging.clock import RandomIds, SystemClock
 from rockbot_messaging.identity import derive_id
 
@@ -119,6 +122,30 @@ class CountingBus:
         return getattr(self._inner, attribute)
 
 
+class Person:
+    """Approves what is asked, and knows nothing of what this person did in a process before."""
+
+    def __init__(self, desk: PeopleDesk, trace: Trace) -> None:
+        self._desk = desk
+        self._trace = trace
+
+    async def look(self) -> None:
+        """Approve what is open."""
+        for asked in (await self._desk.open(tenant="default", limit=10, after=None)).approvals:
+            await self._approve(asked.approval_id)
+
+    async def hear(self, envelope: MessageEnvelope) -> Ack:
+        await self._approve(ApprovalRequest.model_validate_json(envelope.body).approval_id)
+        return Ack()
+
+    async def _approve(self, approval_id: str) -> None:
+        self._trace.note(approves=approval_id)
+        try:
+            await self._desk.decide(ApprovalDecision(approval_id=approval_id, decision="approve"), tenant="default")
+        except ApprovalNotFound:
+            self._trace.note(decided_before=approval_id)
+
+
 async def main() -> None:
     config, trace_file, kill_at, mode = sys.argv[1:5]
     settings = load(config=Path(config))
@@ -143,6 +170,9 @@ async def main() -> None:
         print("answered", flush=True)
         return Ack()
 
+    person = Person(PeopleDesk(store, bus.publisher, clock=clock, ids=ids, source="person"), trace)  # type: ignore[arg-type]
+    asked = WatchSubscription(name="asked", patterns=("approval.request.*",))
+
     if service is not None:
         await service.prepare()
     with stop_on_signals() as stop:
@@ -159,9 +189,11 @@ async def main() -> None:
             print("published", flush=True)
         trace.armed = True
         await bus._inner.subscriber.subscribe(answers, answered)
+        await bus._inner.subscriber.subscribe(asked, person.hear)
         await host.start()
         if service is not None:
             await service.start()
+        await person.look()
         await stop.wait()
         if service is not None:
             await service.stop(timeout=5)

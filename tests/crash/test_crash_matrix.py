@@ -1,7 +1,8 @@
 """A host, or its store, is killed at every point between two effects of a turn; it ends, and no finished call is made twice.
 
 Every day: an embedded host on SQLite at every point, and a host on RabbitMQ with one server of state at some of them, the other
-server on the next day (`ROCKBOT_TEST_SEED` says otherwise). `make chaos`: every store at every point.
+server on the next day (`ROCKBOT_TEST_SEED` says otherwise); a turn that waits for a person at some. `make chaos`: every store at
+every point, with and without a person.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import pytest
 
@@ -25,6 +26,10 @@ CHILD = Path(__file__).with_name("child.py")
 AT_ONCE = 4
 
 pytestmark = [pytest.mark.alone, pytest.mark.crash]
+
+
+#: What a turn does between its two model calls: call a function, have a person approve that first, or run a script.
+Doing = Literal["sum", "approved sum", "script"]
 
 
 class Server(Protocol):
@@ -60,7 +65,7 @@ from rockbot.tools import ToolContext, Toolset
 
 sums = Toolset("sums")
 
-@sums.tool(idempotent=True)
+@sums.tool(idempotent=True, needs_approval=APPROVAL)
 async def multiply(a: int, b: int, context: ToolContext) -> int:
     \"\"\"Multiply.\"\"\"
     with open(TRACE, "ab", buffering=0) as trace:
@@ -69,12 +74,13 @@ async def multiply(a: int, b: int, context: ToolContext) -> int:
 """
 
 
-def _settings(folder: Path, *, broker: str, state: str = "", sandbox: bool = False) -> Path:
+def _settings(folder: Path, *, broker: str, state: str = "", doing: Doing = "sum") -> Path:
+    sandbox = doing == "script"
     own = f"crash{uuid.uuid4().hex[:12]}"
     trace = folder / "trace"
     path = folder / "rockbot.toml"
     (folder / "rules.toml").write_text(RULES)
-    (folder / "tools.py").write_text(f"TRACE = {str(trace)!r}\n{TOOL}")
+    (folder / "tools.py").write_text(f"TRACE, APPROVAL = {str(trace)!r}, {doing == 'approved sum'}\n{TOOL}")
     handlers = ["logging", "deadline", "deduplication", "agent", "llm", "scripts" if sandbox else "tools"]
     path.write_text(
         f'broker_url = "{broker}"\n'
@@ -167,30 +173,31 @@ def _open_when_killed(trace: list[dict[str, Any]]) -> set[str]:
     return set()
 
 
-async def _survives(folder: Path, point: int, *, broker: str, state: str, sandbox: bool = False) -> bool:
+async def _survives(folder: Path, point: int, *, broker: str, state: str, doing: Doing = "sum") -> bool:
     """One turn with a kill at `point`; whether the turn was long enough to be killed there."""
     run = folder / f"at-{point}"
     run.mkdir()
-    config = _settings(run, broker=broker, state=state, sandbox=sandbox)
+    config = _settings(run, broker=broker, state=state, doing=doing)
     code = await _run(config, point, "publish")
     if code == -signal.SIGKILL:
         if not any("answer" in line for line in _trace(run)):
             assert await _run(config, 0, "resume") == 0, f"killed at {point}, the next process failed"
     else:
         assert code == 0, f"the process that was not killed at {point} failed"
-    _check(_trace(run))
+    trace = _trace(run)
+    _check(trace)
+    assert any("approves" in line for line in trace) == (doing == "approved sum")
     return code == -signal.SIGKILL
 
 
-async def _matrix(folder: Path, *, broker: str, state: str = "", every: int = 1, sandbox: bool = False) -> int:
+async def _matrix(folder: Path, *, broker: str, state: str = "", every: int = 1, doing: Doing = "sum") -> int:
     """Kill at every point of a turn, or at each `every`-th; returns how many runs were killed."""
     killed = 0
     for first in count(1, AT_ONCE * every):
         async with asyncio.TaskGroup() as group:
             window = range(first, first + AT_ONCE * every, every)
             runs = [
-                group.create_task(_survives(folder, point, broker=broker, state=state, sandbox=sandbox))
-                for point in window
+                group.create_task(_survives(folder, point, broker=broker, state=state, doing=doing)) for point in window
             ]
         outcomes = [run.result() for run in runs]
         killed += sum(outcomes)
@@ -220,6 +227,11 @@ async def test_a_turn_survives_a_kill_at_every_effect_of_an_embedded_host(tmp_pa
     assert await _matrix(tmp_path, broker="memory://") >= 15
 
 
+@pytest.mark.timeout(300)
+async def test_a_turn_that_waits_for_a_person_survives_kills_of_an_embedded_host(tmp_path: Path) -> None:
+    assert await _matrix(tmp_path, broker="memory://", every=11, doing="approved sum") >= 5
+
+
 @pytest.mark.rabbitmq
 @pytest.mark.timeout(900)
 async def test_a_turn_survives_kills_of_a_host_whose_state_is_on_a_server(
@@ -242,18 +254,25 @@ async def test_a_turn_survives_kills_of_the_server_that_keeps_its_state(
 @pytest.mark.sandbox
 @pytest.mark.timeout(1200)
 async def test_a_turn_that_runs_a_script_survives_a_kill_at_every_effect(tmp_path: Path) -> None:
-    assert await _matrix(tmp_path, broker="memory://", sandbox=True) >= 15
+    assert await _matrix(tmp_path, broker="memory://", doing="script") >= 15
 
 
 @pytest.mark.full
 @pytest.mark.rabbitmq
 @pytest.mark.timeout(1200)
+@pytest.mark.parametrize("doing", ["sum", "approved sum"])
 @pytest.mark.parametrize("store", ["sqlite", *SERVERS])
 async def test_a_turn_survives_a_kill_at_every_effect_whatever_its_store(
-    tmp_path: Path, amqp_url: str, request: pytest.FixtureRequest, store: str
+    tmp_path: Path, amqp_url: str, request: pytest.FixtureRequest, store: str, doing: Doing
 ) -> None:
     state = "" if store == "sqlite" else _server(request, store)[1]
-    assert await _matrix(tmp_path, broker=amqp_url, state=state) >= 15
+    assert await _matrix(tmp_path, broker=amqp_url, state=state, doing=doing) >= 15
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+async def test_a_turn_that_waits_for_a_person_survives_a_kill_at_every_effect(tmp_path: Path) -> None:
+    assert await _matrix(tmp_path, broker="memory://", doing="approved sum") >= 15
 
 
 @pytest.mark.full
