@@ -1,8 +1,8 @@
 """One host of the test of many conversations: ``talker.py SETTINGS TRACE``.
 
 Its model works through a list of errands, one tool call each, and reads from the transcript how far it is. Every beginning
-of a call, and every result that is safely in the ledger, is a line of the trace. All hosts append to that, so the order of
-lines is the order of events. A transcript that is not as it must be is a line, too.
+and end of a call, and every result that is safely in the ledger, is a line of the trace. All hosts append to that, so the
+order of lines is the order of events. A transcript that is not as it must be is a line, too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Final, final
 
 from rockbot.buses import make_bus
 from rockbot.container import compose
-from rockbot.events import LlmRequest, LlmResponse, Message, TextPart, ToolCallPart, ToolResultPart
+from rockbot.events import LlmRequest, LlmResponse, Message, TextPart, ToolCallPart, ToolResultPart, Usage
 from rockbot.llm import TextDelta
 from rockbot.plugins import Contribution, Plugin, Services, load_plugins
 from rockbot.processes import stop_on_signals
@@ -31,6 +31,10 @@ from rockbot_messaging.clock import RandomIds, SystemClock
 
 #: Errands of a task: with the task itself, five replies of the model and four results of the tool, a turn has ten steps.
 ERRANDS: Final = 4
+#: What every reply of the model takes.
+TOKENS: Final = 4
+#: Seconds that the model thinks.
+_THINKS: Final = float(os.environ.get("TALKER_THINKS", "0"))
 
 
 @cache
@@ -60,10 +64,15 @@ class Model:
         note("model", call_id, name=name, step=len(said))
         if said != [done(name, errand) for errand in range(len(said))] or any(result.is_error for result in results):
             note("disorder", call_id, name=name, said=said)
+        if _THINKS:
+            await asyncio.sleep(_THINKS)
+        note("said", call_id)
+        usage = Usage(output_tokens=TOKENS)
         if len(said) == ERRANDS:
-            return LlmResponse(message=Message(role="assistant", parts=(TextPart(text="; ".join(said)),)))
+            text = TextPart(text="; ".join(said))
+            return LlmResponse(message=Message(role="assistant", parts=(text,)), usage=usage)
         call = ToolCallPart(call_id=f"e{len(said)}", tool="run", arguments={"name": name, "errand": len(said)})
-        return LlmResponse(message=Message(role="assistant", parts=(call,)), stop_reason="tool_use")
+        return LlmResponse(message=Message(role="assistant", parts=(call,)), stop_reason="tool_use", usage=usage)
 
     async def stream(
         self, request: LlmRequest, *, call_id: str, deadline: float | None
@@ -103,7 +112,7 @@ async def main() -> None:
     store = open_store(settings.state_address, clock)
     bus = make_bus(settings, clock=clock, ids=ids, patience=60)
     plugins: list[tuple[str, Plugin]] = [
-        *load_plugins(("logging", "deadline", "agent", "tools")),
+        *load_plugins(("logging", "deadline", "limits", "agent", "tools")),
         ("llm", models),
     ]
     ledger: Any = Ledger(StateLedger(store))

@@ -82,9 +82,15 @@ class Outcome:
 
 @final
 class Talks:
-    """One run."""
+    """One run.
 
-    def __init__(self, url: str, folder: Path, seed: int) -> None:
+    `state` is the address of a server but for the name of the run (empty: a file of SQLite), `settings` are more of them,
+    `thinks` the seconds that each call of the model takes.
+    """
+
+    def __init__(
+        self, url: str, folder: Path, seed: int, *, state: str = "", settings: str = "", thinks: float = 0
+    ) -> None:
         self.random = random.Random(seed)
         self._folder = folder
         self._namespace = f"talks{uuid.uuid4().hex[:8]}"
@@ -92,12 +98,14 @@ class Talks:
         self._bus = RabbitBus(RabbitSettings(url=url, namespace=self._namespace), SystemClock(), RandomIds())
         self._config = folder / "rockbot.toml"
         self._trace = folder / "trace.jsonl"
+        self._thinks = thinks
+        state = state + self._namespace if state else f"sqlite:///{folder / 'state.db'}"
         (folder / "tools.py").write_text(_TOOLS)
         self._config.write_text(
-            f'broker_url = "{url}"\nstate_url = "sqlite:///{folder / "state.db"}"\nnamespace = "{self._namespace}"\n'
+            f'broker_url = "{url}"\nstate_url = "{state}"\nnamespace = "{self._namespace}"\n'
             f'model = "scripted/demo"\n[tools]\nfiles = ["{folder / "tools.py"}"]\n'
             '[host]\nrecovery_seconds = 5\nclaim_seconds = 2\ndrain_seconds = 5\nlog_level = "WARNING"\n'
-            "llm_concurrency = 16\n"
+            f"llm_concurrency = 16\n{settings}"
         )
 
     async def run(self, *, conversations: int, kills: int, timeout: float) -> Outcome:
@@ -140,7 +148,7 @@ class Talks:
 
     async def _start(self) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ROCKBOT_")}
-        environment["PYTHONPATH"] = str(TALKER.parents[1])
+        environment |= {"PYTHONPATH": str(TALKER.parents[1]), "TALKER_THINKS": str(self._thinks)}
         with (self._folder / "hosts.log").open("ab") as log:
             host = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -161,6 +169,8 @@ class Talks:
         host = self.random.choice(self._hosts)
         host.kill()
         await host.wait()
+        with self._trace.open("ab", buffering=0) as trace:
+            trace.write(json.dumps({"what": "killed", "call": "", "pid": host.pid}).encode() + b"\n")
         self._hosts.remove(host)
         await self._start()
         return host.pid
@@ -204,6 +214,13 @@ def check(outcome: Outcome) -> None:
             "; ".join(done(name, errand) for errand in range(ERRANDS)),
         )
         assert (answer.model_calls, answer.tool_calls) == (ERRANDS + 1, ERRANDS)
+    order = check_calls(outcome)
+    wanted = [(what, step) for step in range(ERRANDS) for what in ("model", "tool")] + [("model", ERRANDS)]
+    assert {name: order[name] for name in outcome.names if order[name] != wanted} == {}
+
+
+def check_calls(outcome: Outcome) -> dict[str, list[tuple[str, int]]]:
+    """Nothing that was finished is done again. Returns the calls of each conversation as they were begun first."""
     finished: set[str] = set()
     last: dict[str, int] = {}
     order: dict[str, list[tuple[str, int]]] = defaultdict(list)
@@ -212,11 +229,27 @@ def check(outcome: Outcome) -> None:
         assert what != "disorder", line
         if what == "finished":
             finished.add(call)
+        if what not in ("model", "tool"):
             continue
         assert call not in finished, f"a finished call was made again: {line}"
         assert last.setdefault(call, line["pid"]) == line["pid"] or last[call] in outcome.killed, f"made twice: {line}"
         last[call] = line["pid"]
         if (step := (what, line["step"])) not in order[line["name"]]:
             order[line["name"]].append(step)
-    wanted = [(what, step) for step in range(ERRANDS) for what in ("model", "tool")] + [("model", ERRANDS)]
-    assert {name: order[name] for name in outcome.names if order[name] != wanted} == {}
+    return order
+
+
+def most_at_once(outcome: Outcome) -> int:
+    """How many calls of the model were under way at the same time, whoever made them; a killed process makes none."""
+    under_way: dict[str, int] = {}
+    most = 0
+    for line in outcome.trace:
+        match line["what"]:
+            case "model":
+                under_way[line["call"]] = line["pid"]
+                most = max(most, len(under_way))
+            case "said":
+                under_way.pop(line["call"])
+            case "killed":
+                under_way = {call: pid for call, pid in under_way.items() if pid != line["pid"]}
+    return most
