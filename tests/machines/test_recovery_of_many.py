@@ -1,80 +1,17 @@
-"""Three replicas that start together on a thousand open rows: each row is sent at most twice, and no call is made twice."""
+"""Three replicas that start together on a thousand open rows; on servers of state, see tests/state."""
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
+from machines.many_rows import three_replicas_start
 
-from rockbot.machines.recovery import OutboxRecovery
-from rockbot.outgoing import Outgoing
-from rockbot.state.keys import conversation_key
-from rockbot.state.ledger import StateLedger
-from rockbot.state.ports import Append, OutboxRow, StateStore
-from rockbot_messaging.envelope import MessageEnvelope
-from rockbot_messaging.ledger import Begun
-from rockbot_messaging.packing import pack
-from rockbot_messaging.ports import Door
+from rockbot.state.ports import StateStore
 from rockbot_messaging.testing import FakeClock
-
-ROWS = 1000
-STREAMS = 20
-
-
-class Worker:
-    """The broker and the worker behind it: every message is delivered at once, and its call made unless the ledger has it."""
-
-    def __init__(self, store: StateStore, owner: str) -> None:
-        self.sent: Counter[str] = Counter()
-        self.made: Counter[str] = Counter()
-        self._ledger = StateLedger(store)
-        self._owner = owner
-
-    async def publish(self, envelope: MessageEnvelope, *, door: Door) -> None:
-        call = envelope.message_id
-        self.sent[call] += 1
-        begun = await self._ledger.begin(call, tenant="default", owner=self._owner, claim_seconds=60)
-        if isinstance(begun, Begun):
-            self.made[call] += 1
-            await self._ledger.finish(call, tenant="default", result=b"done")
 
 
 async def test_three_replicas_on_a_thousand_open_rows_send_each_at_most_twice(
     store: StateStore, clock: FakeClock
 ) -> None:
-    for number in range(STREAMS):
-        calls = [f"call-{number}-{at}" for at in range(ROWS // STREAMS)]
-        envelopes = [
-            MessageEnvelope(topic="llm.request.x.interactive", body=b"", message_id=call, type="") for call in calls
-        ]
-        await store.append(
-            Append(
-                stream=conversation_key("default", str(number)),
-                expected_version=0,
-                records=(b"1",),
-                handled="m",
-                outbox=tuple(
-                    OutboxRow(id=each.message_id, cause="m", message=pack(each), door="commands", awaits_answer=True)
-                    for each in envelopes
-                ),
-            )
-        )
-    clock.advance(31)
-    workers = [Worker(store, owner) for owner in "abc"]
-    replicas = [
-        OutboxRecovery(store, Outgoing(worker, clock=clock, source="test"), owner=owner, idle=30)  # type: ignore[arg-type]
-        for owner, worker in zip("abc", workers, strict=True)
-    ]
-    sent: Counter[str] = Counter()
-    made: Counter[str] = Counter()
-    published = await asyncio.gather(*(replica.run_once() for replica in replicas))
-    # Nobody answers: half a minute later the rows are looked at once more.
-    clock.advance(31)
-    published += await asyncio.gather(*(replica.run_once() for replica in replicas))
-    for worker in workers:
-        sent += worker.sent
-        made += worker.made
-    assert len(sent) == ROWS
-    assert max(sent.values()) <= 2
-    assert set(made.values()) == {1}
-    assert len(made) == ROWS
-    assert sum(published) == sum(sent.values())
+    async def advance(seconds: float) -> None:
+        clock.advance(seconds)
+
+    await three_replicas_start([store] * 3, advance)

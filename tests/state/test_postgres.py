@@ -8,6 +8,7 @@ import itertools
 import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
+from machines.many_rows import three_replicas_start
 from nodes.postgres import PASSWORD
 from state.calls import CALLS, answers_to
 from state.servers import killed_while_writing, steps_that_meet, unavailable
@@ -99,6 +100,13 @@ class TestLedgerInPostgres(LedgerContract):
         first, second = (StateLedger(store, retention_seconds=3600) for store in stores)
         yield LedgersUnderTest(first=first, second=second, advance=advance, retention=3600)
         await asyncio.gather(*(store.close() for store in stores))
+
+
+@pytest.mark.full
+async def test_three_replicas_on_a_thousand_open_rows_send_each_at_most_twice(contract_url, advance):
+    stores = [await opened(contract_url) for _ in range(3)]
+    await three_replicas_start(stores, advance)
+    await asyncio.gather(*(store.close() for store in stores))
 
 
 def test_any_calls_have_the_same_answers_in_memory_and_in_postgres(postgres):

@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from machines.many_rows import three_replicas_start
 from nodes.launching import free_port
 from nodes.redis import PASSWORD, RedisNode
 from redis.asyncio import Redis
@@ -86,6 +87,13 @@ class TestLedgerInRedis(LedgerContract):
         first, second = (StateLedger(store, retention_seconds=3600) for store in stores)
         yield LedgersUnderTest(first=first, second=second, advance=advance, retention=3600)
         await asyncio.gather(*(store.close() for store in stores))
+
+
+@pytest.mark.full
+async def test_three_replicas_on_a_thousand_open_rows_send_each_at_most_twice(url, advance):
+    stores = [await opened(url, clock=_BY_HAND) for _ in range(3)]
+    await three_replicas_start(stores, advance)
+    await asyncio.gather(*(store.close() for store in stores))
 
 
 def test_any_calls_have_the_same_answers_in_memory_and_in_redis(redis_node):
