@@ -287,6 +287,10 @@ class MemoryStateStore:
         held.until_ms = max(held.until_ms, self._clock.now_ms())
         data.settled[held.key] = data.settled.get(held.key, 0.0) + actual
 
+    async def drop_amounts(self, keys: Sequence[Key]) -> int:
+        data = self._held()
+        return sum(data.settled.pop(key, None) is not None for key in keys)
+
     # -- whole
 
     async def census(self) -> Census:

@@ -203,6 +203,13 @@ class StateStore(Protocol):
         """Replace a reservation by what was really used (also more than reserved; 0 gives it back); idempotent by id."""
         ...
 
+    async def drop_amounts(self, keys: Sequence[Key]) -> int:
+        """Forget what was used under these keys, which nobody counts against any more; of how many something was used.
+
+        Reservations stay until they end, and are settled as ever.
+        """
+        ...
+
     # -- the whole store, for its operator ----------------------------------------------------------------------------
 
     async def census(self) -> Census:

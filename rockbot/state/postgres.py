@@ -240,6 +240,9 @@ class PostgresStateStore:
         rules.check_amount(actual, "the use")
         await self._pool.rows("SELECT @.settle($1, $2)", id, actual)
 
+    async def drop_amounts(self, keys: Sequence[Key]) -> int:
+        return await postgres_whole.drop_amounts(self._pool, keys)
+
     # -- whole
 
     async def census(self) -> Census:

@@ -9,11 +9,11 @@ from typing import Any, Final
 
 from rockbot.state import rules
 from rockbot.state.items import DUMP_BYTES, Census, Dump, ItemKind
-from rockbot.state.keys import Prefix
+from rockbot.state.keys import Key, Prefix
 from rockbot.state.postgres_pool import PostgresPool
 from rockbot.state.sql_items import COUNTED, page_of, query_of
 
-__all__ = ["census", "drop_rows", "dump", "erase", "restore"]
+__all__ = ["census", "drop_amounts", "drop_rows", "dump", "erase", "restore"]
 
 #: Streams, and values, that one transaction removes at most.
 _ERASED: Final = 64
@@ -176,6 +176,10 @@ async def erase(pool: PostgresPool, under: Prefix) -> Mapping[ItemKind, int]:
 
 async def drop_rows(pool: PostgresPool, ids: Sequence[str]) -> int:
     return await _delete(pool, "state_outbox", "id = ANY ($1::text[])", list(ids)) if ids else 0
+
+
+async def drop_amounts(pool: PostgresPool, keys: Sequence[Key]) -> int:
+    return await _delete(pool, "state_amounts", "key = ANY ($1::text[])", list(keys)) if keys else 0
 
 
 async def _names(pool: PostgresPool, table: str, mine: tuple[str, ...]) -> list[str]:

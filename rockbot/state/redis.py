@@ -206,6 +206,9 @@ class RedisStateStore:
         rules.check_amount(actual, "the use")
         await self._server.run("settle", id, repr(actual), rules.REMEMBER_MS)
 
+    async def drop_amounts(self, keys: Sequence[Key]) -> int:
+        return int(await self._server.run("erase_amounts", len(keys), *keys)) if keys else 0
+
     # -- whole
 
     async def census(self) -> Census:

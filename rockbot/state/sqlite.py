@@ -156,6 +156,9 @@ class SqliteStateStore:
         rules.check_amount(actual, "the use")
         await self._file.write(lambda at: sqlite_values.settle(at, id, actual, self._now()))
 
+    async def drop_amounts(self, keys: Sequence[Key]) -> int:
+        return await self._file.write(lambda at: sqlite_values.drop_amounts(at, keys)) if keys else 0
+
     # -- whole
 
     async def census(self) -> Census:

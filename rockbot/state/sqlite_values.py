@@ -13,6 +13,7 @@ from rockbot.state.ports import Entry, Lease, Page, Reservation, Write, _Any
 __all__ = [
     "acquire_lease",
     "delete",
+    "drop_amounts",
     "get",
     "page",
     "put",
@@ -179,3 +180,7 @@ def settle(at: sqlite3.Connection, id: str, actual: float, now_ms: int) -> None:
         " ON CONFLICT (key) DO UPDATE SET settled = settled + excluded.settled",
         (row[0], actual),
     )
+
+
+def drop_amounts(at: sqlite3.Connection, keys: Sequence[Key]) -> int:
+    return sum(at.execute("DELETE FROM state_amounts WHERE key = ?", (key,)).rowcount for key in keys)

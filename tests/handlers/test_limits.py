@@ -30,10 +30,12 @@ from rockbot.handler import CallNext
 from rockbot.llm import LlmThrottled, LlmUnknownOutcome
 from rockbot.plugins import Services
 from rockbot.settings_models import LimitsSettings
+from rockbot.state.items import AmountItem
 from rockbot.state.keys import Key, key
 from rockbot.state.ledger import StateLedger
 from rockbot_handlers.agent.plugin import plugin as agent_plugin
-from rockbot_handlers.limits.accounts import allowances
+from rockbot_handlers.limits.accounts import allowances, day_of
+from rockbot_handlers.limits.old_days import OldDays
 from rockbot_handlers.limits.plugin import plugin
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.ports import Door
@@ -169,6 +171,25 @@ async def test_the_next_day_is_a_new_one(floor: Floor) -> None:
     await floor.ask("three")
     await floor.settle()
     assert model.asked[1:] == ["three"]
+
+
+async def test_days_are_forgotten_a_week_after_their_end_on_one_replica(floor: Floor) -> None:
+    most = {"model_calls": 9}
+    await opened(floor, FloorModel(), all=most, users={"*": most}, tenants={"default": most})
+    for number in range(12):
+        await floor.ask(f"call-{number}", user="ann")
+        await floor.settle()
+        floor.clock.advance(86_400)
+    other = key("acme", "limit", "of another kind")
+    await floor.store.reserve(other, 1, limit=1, id="other", ttl=60)
+    await floor.store.settle("other", 1)
+    sweeps = [OldDays(floor.store, owner=owner) for owner in "ab"]
+    assert [await each.sweep() for each in sweeps] == [3 * 4, 0]
+    left = [item.key for item in (await floor.store.dump("amount")).items if isinstance(item, AmountItem)]
+    days = {day_of(each) for each in left} - {None}
+    today = datetime.date.fromisoformat(day(floor))
+    assert days == {today - datetime.timedelta(days=ago) for ago in range(1, 9)}
+    assert len(left) == 3 * 8 + 1
 
 
 async def test_what_a_call_did_not_take_is_free_again(floor: Floor) -> None:

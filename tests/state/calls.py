@@ -73,6 +73,7 @@ CALLS = st.lists(
         _call("release_lease", st.builds(Lease, KEYS, IDS, SMALL, st.just(0))),
         _call("reserve", KEYS, st.integers(0, 5).map(float), limit=st.just(7.0), id=IDS, ttl=SECONDS),
         _call("settle", IDS, SMALL.map(float)),
+        _call("drop_amounts", st.lists(KEYS, max_size=2, unique=True)),
         _call("erase", NAMES.map(lambda name: prefix("acme", "thing", name))),
         _call("drop_rows", st.lists(IDS, max_size=2)),
     ),

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Final, Literal, final
 
 from rockbot.settings_models import LimitSettings, LimitsSettings
-from rockbot.state.keys import Key, key
+from rockbot.state.keys import Key, key, key_parts
 
-__all__ = ["Allowance", "Amounts", "Counted", "allowances"]
+__all__ = ["Allowance", "Amounts", "Counted", "allowances", "day_of"]
 
 Counted = Literal["model_calls", "tool_calls", "tokens", "money"]
 Scope = Literal["all", "agents", "users", "tenants"]
@@ -23,6 +23,7 @@ Amounts = Mapping[Counted, float]
 
 _COUNTED: Final[tuple[Counted, ...]] = ("model_calls", "tool_calls", "tokens", "money")
 _EVERYBODY: Final = "*"
+_SPACE: Final = "limit"
 
 
 @final
@@ -48,7 +49,7 @@ class Allowance:
     def key(self, day: datetime.date) -> Key:
         """Where its day is counted. Users are those of their tenant, agents and everything together belong to the host."""
         tenant = self.tenant if self.scope in ("users", "tenants") else "host"
-        return key(tenant, "limit", day.isoformat(), self.scope, self.name, self.counted)
+        return key(tenant, _SPACE, day.isoformat(), self.scope, self.name, self.counted)
 
     def reservation(self, call_id: str, tenant: str) -> str:
         """The id under which a call reserves its part."""
@@ -68,6 +69,15 @@ def allowances(settings: LimitsSettings, *, agent: str, user: str, tenant: str) 
         if name and section is not None:
             found += _of(scope, name, section, tenant)
     return found
+
+
+def day_of(amount: Key) -> datetime.date | None:
+    """The day that an amount of the store is counted for; None when it is none of ours."""
+    parts = key_parts(amount)
+    try:
+        return datetime.date.fromisoformat(parts[2]) if parts[1] == _SPACE else None
+    except (IndexError, ValueError):
+        return None
 
 
 def _of(scope: Scope, name: str, section: LimitSettings, tenant: str) -> Iterator[Allowance]:

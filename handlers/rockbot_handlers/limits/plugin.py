@@ -1,4 +1,4 @@
-"""Contributes the link that keeps limits, where there are any."""
+"""Contributes the link that keeps limits, and what forgets their old days, where there are any."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from rockbot.agents.roster import AgentSet
 from rockbot.catalogue.prices import PriceTable
 from rockbot.chain import Order
 from rockbot.errors import ConfigError
-from rockbot.plugins import Contribution, Link, Services
+from rockbot.plugins import Contribution, Link, Loop, Services
 from rockbot.settings_models import LimitsSettings
 from rockbot_handlers.limits.accounts import allowances
 from rockbot_handlers.limits.link import LimitsLink
+from rockbot_handlers.limits.old_days import EVERY_SECONDS, OldDays
 
 __all__ = ["plugin"]
 
@@ -36,7 +37,11 @@ def plugin(services: Services) -> Contribution:
     check(services.agents.current)
     services.agents.check(check)
     link = LimitsLink(limits, services.state, services.ledger, prices)
-    return Contribution(links=(Link(Order.LIMITS, "limits", link),))
+    days = OldDays(services.state, owner=services.owner)
+    return Contribution(
+        links=(Link(Order.LIMITS, "limits", link),),
+        loops=(Loop("old days of limits", days.sweep, EVERY_SECONDS),),
+    )
 
 
 def _check_names(limits: LimitsSettings, agents: AgentSet) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from rockbot.state.contract.stores import StoreCases, StoresUnderTest
+from rockbot.state.items import AmountItem
 from rockbot.state.keys import Key, key
 from rockbot.state.ports import Reservation, StateStore
 
@@ -20,7 +21,7 @@ async def _reserve(store: StateStore, amount: float, id: str, *, on: Key = _B, l
 
 
 class AmountCases(StoreCases):
-    """`reserve`, `settle`."""
+    """`reserve`, `settle`, `drop_amounts`."""
 
     async def test_an_amount_is_granted_up_to_the_limit_and_not_beyond(self, store: StateStore) -> None:
         assert await _reserve(store, 6, "a") == Reservation(True, 6, 10)
@@ -121,6 +122,25 @@ class AmountCases(StoreCases):
         await store.settle("a", 6)
         await stores.advance(30 * 24 * 3600)
         assert await _reserve(store, 5, "b") == Reservation(False, 6, 10)
+
+    async def test_what_was_used_is_forgotten_where_it_is_dropped_and_what_is_reserved_is_not(
+        self, store: StateStore
+    ) -> None:
+        other = key("acme", "budget", "money")
+        for on in (_B, other):
+            await _reserve(store, 3, f"used of {on}", on=on)
+            await store.settle(f"used of {on}", 3)
+            await _reserve(store, 2, f"reserved of {on}", on=on)
+        assert await store.drop_amounts([_B, key("acme", "budget", "nothing")]) == 1
+        assert await store.drop_amounts([_B]) == 0
+        assert await store.drop_amounts([]) == 0
+        assert (await _reserve(store, 1, "next")).taken == 3
+        assert (await _reserve(store, 1, "next of the other", on=other)).taken == 6
+        await store.settle(f"reserved of {_B}", 2)
+        await store.settle(f"used of {_B}", 3)  # it is still known that this was settled
+        assert (await _reserve(store, 1, "last")).taken == 4
+        listed = [item.key for item in (await store.dump("amount")).items if isinstance(item, AmountItem)]
+        assert sorted(listed) == sorted([_B, other])
 
     async def test_amounts_of_different_keys_and_tenants_are_apart(self, store: StateStore) -> None:
         await _reserve(store, 10, "a")
