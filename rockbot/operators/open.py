@@ -77,13 +77,14 @@ def local_pipeline(settings: Settings) -> Pipeline:
 def embedded_operator(embedded: Embedded) -> BusOperator:
     """The operator inside an embedded host; the host stays the caller's to close."""
     from rockbot.operators.agent_checks import agents_probe
+    from rockbot.operators.backend_checks import backends_probe
     from rockbot.operators.outage_checks import outage_probe
     from rockbot.operators.probes import service_probe, state_probe
 
     settings, container = embedded.settings, embedded.container
     probes = [state_probe(container.store(), settings.state_address)]
     probes += [service_probe(name, service) for name, service in embedded.services.items()]
-    probes += [outage_probe(container.store()), agents_probe(container.store())]
+    probes += [probe(container.store()) for probe in (outage_probe, agents_probe, backends_probe)]
     return BusOperator(
         embedded.bus,
         clock=SystemClock(),
@@ -113,6 +114,7 @@ async def _bus_operator(settings: Settings, *, composed: bool) -> BusOperator:
         return BusOperator(bus, clock=clock, ids=ids, source=_source(settings), on_close=bus.close)
     from rockbot.container import known_work
     from rockbot.operators.agent_checks import agents_probe
+    from rockbot.operators.backend_checks import backends_probe
     from rockbot.operators.outage_checks import outage_probe
     from rockbot.processes import compose_host
 
@@ -132,7 +134,7 @@ async def _bus_operator(settings: Settings, *, composed: bool) -> BusOperator:
         await store.open()
         dead_letters, history = _desk(container, bus, settings), History(store)
         turns = _turns(container, dead_letters)
-        probes += [outage_probe(store), agents_probe(store)]
+        probes += [probe(store) for probe in (outage_probe, agents_probe, backends_probe)]
     except StateError as exc:
         dead_letters = history = turns = exc
     try:

@@ -9,6 +9,7 @@ from handlers.model_floor import Floor, FloorModel, said
 
 from rockbot.events import LlmRequest, LlmResponse
 from rockbot.llm import LlmPermanent, LlmThrottled, LlmTransient, LlmUnknownOutcome
+from rockbot.operators.backend_checks import backends_probe
 from rockbot.settings_models import BackendSettings
 from rockbot.state.keys import key
 from rockbot_handlers.llm.admission import Asking, Backend, NotNow
@@ -134,6 +135,43 @@ async def test_a_backend_that_fails_is_left_alone_and_its_calls_survive_it(floor
     down = False
     await floor.until_answered(20, seconds=120)
     assert await floor.letters("llm.a.interactive") == []
+
+
+async def test_doctor_tells_which_provider_is_left_alone_until_when_and_why(floor: Floor) -> None:
+    errors: list[Exception] = [LlmTransient("no connection")] * 2
+
+    def say(request: LlmRequest) -> LlmResponse:
+        if errors:
+            raise errors.pop()
+        return said("ok")
+
+    look = backends_probe(floor.store)
+    assert ((await look()).status, (await look()).detail) == ("ok", "no provider of models is left alone")
+    await floor.host(
+        {"a": FloorModel(say)},
+        agents=AGENTS,
+        backends={"a": {"breaker_failures": 2, "breaker_seconds": 60, "slots": 4}},
+    )
+    for number in range(2):
+        await floor.ask(f"call-{number}")
+        await floor.settle()
+    check = await look()
+    assert (check.status, check.detail) == (
+        "warn",
+        "a keeps failing and is left alone until 2026-01-01 00:01:00Z: no connection",
+    )
+    floor.clock.advance(60)
+    check = await look()
+    assert (check.status, check.detail) == ("ok", "tried again: a with one call at a time (no connection)")
+    await floor.until_answered(2)
+    assert (await look()).detail == "no provider of models is left alone"
+    errors.append(LlmThrottled("too many", after=20))
+    await floor.ask("call")
+    await floor.settle()
+    check = await look()
+    assert check.status == "warn"
+    assert check.detail.startswith("a asked for it and is left alone until 2026-01-01 00:0")
+    assert check.detail.endswith("Z: too many")
 
 
 async def test_a_request_that_is_wrong_says_nothing_about_its_backend(floor: Floor) -> None:

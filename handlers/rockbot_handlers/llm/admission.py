@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, final
 
 from rockbot import topics
+from rockbot.catalogue.circuits import CIRCUIT, backend_key
 from rockbot.errors import RockBotError
 from rockbot.events import Usage
 from rockbot.llm import LlmThrottled, LlmTransient, LlmUnknownOutcome
 from rockbot.settings_models import BackendSettings
-from rockbot.state.keys import Key, key
+from rockbot.state.keys import Key
 from rockbot.state.ports import StateStore, VersionConflict
 from rockbot_handlers.llm.bucket import SharedBucket
 from rockbot_handlers.llm.circuit import Circuit, Closed, Probing
@@ -175,13 +176,13 @@ class Backend:
 
     async def circuit(self) -> Circuit:
         """How it stands."""
-        entry = await self.store.get(self._key("circuit"))
+        entry = await self.store.get(self._key(CIRCUIT))
         return Circuit() if entry is None else Circuit.model_validate_json(entry.value)
 
     async def change(self, change: Callable[[Circuit], Circuit]) -> None:
         """Write down how it stands now."""
         while True:
-            entry = await self.store.get(self._key("circuit"))
+            entry = await self.store.get(self._key(CIRCUIT))
             before = Circuit() if entry is None else Circuit.model_validate_json(entry.value)
             after = change(before)
             if after == before:
@@ -191,7 +192,7 @@ class Backend:
                 logger.warning("nothing is sent to a backend for a while", extra=extra)
             try:
                 version = 0 if entry is None else entry.version
-                await self.store.put(self._key("circuit"), after.model_dump_json().encode(), expect=version)
+                await self.store.put(self._key(CIRCUIT), after.model_dump_json().encode(), expect=version)
             except VersionConflict:
                 continue
             return
@@ -206,7 +207,7 @@ class Backend:
 
     async def _pass_circuit(self, asking: Asking) -> Circuit:
         while True:
-            entry = await self.store.get(self._key("circuit"))
+            entry = await self.store.get(self._key(CIRCUIT))
             if entry is None:
                 return Circuit()
             circuit = Circuit.model_validate_json(entry.value)
@@ -215,9 +216,7 @@ class Backend:
                     return circuit
                 case Probing(then):
                     try:
-                        await self.store.put(
-                            self._key("circuit"), then.model_dump_json().encode(), expect=entry.version
-                        )
+                        await self.store.put(self._key(CIRCUIT), then.model_dump_json().encode(), expect=entry.version)
                     except VersionConflict:
                         continue
                     return then
@@ -248,7 +247,7 @@ class Backend:
             await self.store.put(self._key("waiting", asking.lane), str(asking.place_ms).encode(), ttl=after + _GRACE)
 
     def _key(self, *parts: str) -> Key:
-        return key("host", "backend", self.name, *parts)
+        return backend_key(self.name, *parts)
 
 
 @final
