@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 import pytest
 from handlers.model_floor import Floor, FloorModel, said
 
+from rockbot.errors import ConfigError
 from rockbot.events import LlmRequest, LlmResponse
 from rockbot.llm import LlmPermanent, LlmThrottled, LlmTransient, LlmUnknownOutcome
 from rockbot.operators.backend_checks import backends_probe
 from rockbot.settings_models import BackendSettings
 from rockbot.state.keys import key
+from rockbot_handlers.deduplication.plugin import plugin as deduplication
 from rockbot_handlers.llm.admission import Asking, Backend, NotNow
 
 AGENTS = {"assistant": {"model": "a/x"}}
@@ -302,3 +304,14 @@ async def test_input_that_is_too_long_goes_on_to_the_next_model(floor: Floor) ->
     answer = floor.answers["call"]
     assert isinstance(answer, LlmResponse)
     assert (answer.stop_reason, answer.model) == ("end_turn", "b/y")
+
+
+async def test_model_calls_cannot_remember_their_messages_because_a_chain_keeps_the_id_of_its_call(
+    floor: Floor,
+) -> None:
+    given = {"subscriptions": {"llm.a.delegated": {"remember_seconds": 60}}}
+    with pytest.raises(ConfigError, match=r"'subscriptions\.\"llm\.a\.delegated\"\.remember_seconds' cannot be set"):
+        await floor.host({"a": FloorModel()}, deduplication, agents=AGENTS, **given)
+    await floor.host(
+        {"a": FloorModel()}, agents=AGENTS, subscriptions={"llm.a.delegated": {"remember_seconds": 0, "prefetch": 3}}
+    )

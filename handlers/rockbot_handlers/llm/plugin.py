@@ -18,6 +18,7 @@ from rockbot.events import LlmRequest, LlmResponse, Message, TextPart
 from rockbot.llm import LlmClient
 from rockbot.machines.transcript import Transcripts
 from rockbot.plugins import Contribution, Link, Services
+from rockbot.settings_delivery import SubscriptionSettings
 from rockbot_handlers.llm.admission import Backends
 from rockbot_handlers.llm.handler import LlmHandler
 from rockbot_handlers.llm.providers import open_clients
@@ -44,7 +45,11 @@ def plugin(services: Services) -> Contribution:
 
 
 def contribution(services: Services, clients: Mapping[str, LlmClient]) -> Contribution:
-    """Model calls with these clients, by provider."""
+    """Model calls with these clients, by provider.
+
+    Raises:
+        ConfigError: their subscriptions are to remember messages.
+    """
     settings = services.settings
 
     def at_once(backend: str) -> int:
@@ -64,6 +69,9 @@ def contribution(services: Services, clients: Mapping[str, LlmClient]) -> Contri
         for backend in clients
         for rank, lane in enumerate(topics.LANES)
     )
+
+    for each in subscriptions:
+        _check_remembers_nothing(each.name, settings.subscriptions)
 
     def check(new: AgentSet) -> None:
         if unknown := [backend for backend in new.catalogue.backends if backend not in clients]:
@@ -102,3 +110,13 @@ def contribution(services: Services, clients: Mapping[str, LlmClient]) -> Contri
     return Contribution(
         links=(Link(Order.WORK, "llm", handler),), subscriptions=subscriptions, model_probe=probe, close=close
     )
+
+
+def _check_remembers_nothing(subscription: str, settings: Mapping[str, SubscriptionSettings]) -> None:
+    section = settings.get(subscription)
+    if section is not None and section.remember_seconds:
+        raise ConfigError(
+            f"setting 'subscriptions.\"{subscription}\".remember_seconds' cannot be set for model calls: one that goes on to"
+            " another model of its chain keeps its id, and would be taken for a copy of itself; copies of finished calls are"
+            " answered from the ledger without it"
+        )
