@@ -22,6 +22,7 @@ __all__ = ["Chain", "Order"]
 class Order:
     """Where links stand: smaller is further out. Links of equal order keep the order of their registration."""
 
+    TELEMETRY: Final = 50
     LOGGING: Final = 100
     DEADLINE: Final = 200
     DEDUPLICATION: Final = 300

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from rockbot.agents.roster import Roster
@@ -33,15 +34,17 @@ from rockbot.state.desk.retention import history_loops
 from rockbot.state.ledger import StateLedger
 from rockbot.state.marks import StateStartMarks
 from rockbot.state.ports import StateStore
+from rockbot.telemetry.process import Telemetry, telemetry_of
 from rockbot_messaging.artifacts import ArtifactStore
 from rockbot_messaging.canceling import RunningCalls
 from rockbot_messaging.clock import Clock, IdSource, RandomIds, SystemClock
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.ledger import ResultLedger
-from rockbot_messaging.measures import Counters, Measures
+from rockbot_messaging.measures import Measures
 from rockbot_messaging.ports import Door, MessageBus
 from rockbot_messaging.regulation import Regulation, StartMarks
 from rockbot_messaging.subscriptions import WorkSubscription
+from rockbot_messaging.tracing import Tracing
 
 __all__ = ["HostContainer", "compose", "known_work", "process_owner"]
 
@@ -86,12 +89,14 @@ def _dispatcher(
 
 
 def _regulation(
-    clock: Clock, measures: Measures, marks: StartMarks, outgoing: Outgoing, settings: Settings
+    clock: Clock, measures: Measures, marks: StartMarks, outgoing: Outgoing, settings: Settings, tracing: Tracing
 ) -> Regulation:
     async def publish(notice: MessageEnvelope) -> None:
         await outgoing.send([Emission(notice)])
 
-    return Regulation(clock=clock, measures=measures, marks=marks, publish=publish, source=settings.source)
+    return Regulation(
+        clock=clock, measures=measures, marks=marks, publish=publish, source=settings.source, tracing=tracing
+    )
 
 
 def _inboxes(
@@ -148,6 +153,7 @@ def _host(
     letters: LetterService,
     roster: Roster,
     sweeps: Sequence[Loop],
+    telemetry: Telemetry,
 ) -> Host:
     return Host(
         settings=settings.host,
@@ -165,6 +171,7 @@ def _host(
         live=contributions.live,
         loops=[*contributions.loops, *sweeps],
         closers=contributions.closers,
+        telemetry=telemetry,
     )
 
 
@@ -179,7 +186,9 @@ class HostContainer(containers.DeclarativeContainer):
     ids: providers.Singleton[Any] = providers.Singleton(RandomIds)
     owner = providers.Singleton(process_owner, ids)
     ledger: providers.Singleton[Any] = providers.Singleton(StateLedger, store)
-    measures: providers.Singleton[Any] = providers.Singleton(Counters)
+    telemetry = providers.Singleton(telemetry_of, settings)
+    measures: providers.Singleton[Any] = providers.Singleton(attrgetter("measures"), telemetry)
+    tracing: providers.Singleton[Any] = providers.Singleton(attrgetter("tracing"), telemetry)
     toolbox = providers.Singleton(Toolbox)
     roster = providers.Singleton(Roster, settings, clock)
     running = providers.Singleton(RunningCalls)
@@ -197,6 +206,7 @@ class HostContainer(containers.DeclarativeContainer):
         tools=toolbox,
         agents=roster,
         measures=measures,
+        tracing=tracing,
         running=running,
         signal=signal,
         artifacts=artifacts,
@@ -209,7 +219,7 @@ class HostContainer(containers.DeclarativeContainer):
     outgoing = providers.Singleton(_outgoing, bus, clock, settings)
     dispatcher = providers.Singleton(_dispatcher, registry, chain, outgoing, clock, settings)
     marks: providers.Singleton[Any] = providers.Singleton(StateStartMarks, store)
-    regulation = providers.Singleton(_regulation, clock, measures, marks, outgoing, settings)
+    regulation = providers.Singleton(_regulation, clock, measures, marks, outgoing, settings, tracing)
     #: What keeps ordered subscriptions in order (`OrderedReceiving`).
     inboxes: providers.Singleton[Any] = providers.Singleton(_inboxes, store, bus, clock, owner, measures, settings)
     receiving = providers.Singleton(_receiving, dispatcher, regulation, measures, inboxes)
@@ -232,6 +242,7 @@ class HostContainer(containers.DeclarativeContainer):
         letters,
         roster,
         sweeps,
+        telemetry,
     )
 
 
@@ -244,11 +255,13 @@ def compose(
     ids: IdSource | None = None,
     ledger: ResultLedger | None = None,
     measures: Measures | None = None,
+    telemetry: Telemetry | None = None,
     recorder: LetterKeeping | None = None,
     plugins: Sequence[tuple[str, Plugin]] | None = None,
 ) -> HostContainer:
     """Wire a host; nothing is opened. `ledger` None is one over `store`, `plugins` None those that `handlers` names.
 
+    `telemetry` is what the process tells of itself, None what the settings say, with `measures` to count in if they are given.
     `recorder` is the observer that `bus` was made with, if it keeps letters: the host starts and closes it.
 
     Raises:
@@ -261,8 +274,10 @@ def compose(
         container.ids.override(providers.Object(ids))
     if ledger is not None:
         container.ledger.override(providers.Object(ledger))
-    if measures is not None:
-        container.measures.override(providers.Object(measures))
+    if telemetry is None and measures is not None:
+        telemetry = Telemetry(measures)
+    if telemetry is not None:
+        container.telemetry.override(providers.Object(telemetry))
     if recorder is not None:
         container.recorder.override(providers.Object(recorder))
     loaded = load_plugins(settings.handlers) if plugins is None else plugins

@@ -40,6 +40,7 @@ class Emission:
 class Context:
     """One message on its way through the chain. Not to be kept after the handler has returned.
 
+    `traceparent` is the trace context of what is made here: the message's, unless a handler sets another.
     `remember` is for how many seconds its subscription remembers the ids of handled messages, None for not at all.
     """
 
@@ -53,6 +54,7 @@ class Context:
         "remember",
         "source",
         "subscription",
+        "traceparent",
     )
 
     def __init__(
@@ -65,6 +67,7 @@ class Context:
         remember: float | None = None,
     ) -> None:
         self.envelope = envelope
+        self.traceparent = envelope.traceparent
         self.clock = clock
         self.source = source
         self.subscription = subscription
@@ -144,6 +147,7 @@ class Context:
             source=self.source,
             timestamp_ms=self.clock.now_ms(),
             return_address=return_address,
+            traceparent=self.traceparent,
             durable=event.door is not Door.LOSSY,
             deadline_ms=cause.deadline_ms if deadline_ms is None else deadline_ms,
             correlation_id=correlation_id or cause.correlation_id,

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from typing import Final, final
 
 from rockbot.agents.roster import ReloadStatus
+from rockbot.telemetry.exposition import CONTENT_TYPE, Exposition
 from rockbot_messaging.ports import MessageBus
 from rockbot_messaging.regulation import OutageStatus
 
@@ -68,13 +69,14 @@ class Health:
 
 @final
 class HealthServer:
-    """``/livez``, ``/readyz`` and ``/startupz`` over plain HTTP/1.1, without a web framework in the host's image.
+    """``/livez``, ``/readyz``, ``/startupz`` and ``/metrics`` over plain HTTP/1.1, without a web framework in the image.
 
-    Port 0 switches it off.
+    Port 0 switches it off; without `metrics` there is nothing to scrape.
     """
 
-    def __init__(self, health: Health, *, host: str, port: int) -> None:
+    def __init__(self, health: Health, *, host: str, port: int, metrics: Exposition | None = None) -> None:
         self._health = health
+        self._metrics = metrics
         self._host = host
         self._port = port
         self._server: asyncio.Server | None = None
@@ -123,12 +125,18 @@ class HealthServer:
                 good, details = self._health.ready()
             case b"/startupz":
                 good, details = self._health.started, {"started": self._health.started}
+            case b"/metrics" if self._metrics is not None:
+                return _head("200 OK", CONTENT_TYPE, body := self._metrics.text().encode()) + body
             case _:
-                return _response("404 Not Found", {"error": "use /livez, /readyz or /startupz"})
+                return _response("404 Not Found", {"error": "use /livez, /readyz, /startupz or /metrics"})
         return _response("200 OK" if good else "503 Service Unavailable", details)
 
 
 def _response(status: str, details: dict[str, object]) -> bytes:
     body = json.dumps(details).encode()
-    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    return head.encode() + body
+    return _head(status, "application/json", body) + body
+
+
+def _head(status: str, kind: str, body: bytes) -> bytes:
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    return head.encode()

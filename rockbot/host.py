@@ -18,7 +18,10 @@ from rockbot.presence import REFRESH_SECONDS, Presence
 from rockbot.receiving import Receiving
 from rockbot.settings import HostSettings
 from rockbot.state.ports import StateError, StateStore
+from rockbot.telemetry.exposition import tell_health
+from rockbot.telemetry.process import Telemetry
 from rockbot_messaging.errors import MessagingError
+from rockbot_messaging.measures import NO_MEASURES
 from rockbot_messaging.ports import MessageBus
 from rockbot_messaging.subscriptions import Subscription, WorkSubscription
 
@@ -53,7 +56,7 @@ class Host:
     drain time and hands the rest back; `close` disconnects. The bus and the store belong to the caller's composition: the
     host opens and closes them. `recorder` is what the bus tells of dead letters, `scan_letters` looks after them every so
     many seconds (0: never). `live` are subscriptions that may change while it runs, `agents` says how
-    its agents stand.
+    its agents stand. `telemetry` is what the process tells of itself.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Host:
         live: Sequence[LiveSubscriptions] = (),
         loops: Sequence[Loop] = (),
         closers: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._settings = settings
         self._bus = bus
@@ -107,7 +111,10 @@ class Host:
             outages=self.health.outages,
             agents=agents,
         )
-        self._server = HealthServer(self.health, host=settings.health_host, port=settings.health_port)
+        self._telemetry = telemetry or Telemetry(NO_MEASURES)
+        if (metrics := self._telemetry.exposition) is not None:
+            metrics.add(lambda: tell_health(metrics.counters, bus.health, lambda: self.consuming.names))
+        self._server = HealthServer(self.health, host=settings.health_host, port=settings.health_port, metrics=metrics)
 
     async def start(self) -> None:
         """Open, declare, consume.
@@ -134,6 +141,8 @@ class Host:
         self._loops.append(asyncio.create_task(self._follow(), name="live subscriptions"))
         for loop in self._contributed:
             self._repeat(loop.name, loop.act, loop.every)
+        if self._telemetry.sends:
+            self._repeat("send metrics", self._telemetry.push, self._telemetry.every)
         self.health.started = True
         logger.info("host consumes", extra={"subscriptions": self.consuming.names})
 
@@ -175,6 +184,7 @@ class Host:
     async def close(self) -> None:
         """Drain if that was not done, and disconnect; idempotent."""
         async with AsyncExitStack() as closing:  # last in, first closed; one that fails keeps no other open
+            closing.push_async_callback(self._telemetry.close)
             closing.push_async_callback(self._server.close)
             closing.push_async_callback(self._store.close)
             if self._recorder is not None:

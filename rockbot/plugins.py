@@ -27,6 +27,7 @@ from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.ledger import ResultLedger
 from rockbot_messaging.measures import NO_MEASURES, Measures
 from rockbot_messaging.subscriptions import Subscription, WorkSubscription
+from rockbot_messaging.tracing import NO_TRACING, Tracing
 from rockbot_messaging.trust import Roles
 
 __all__ = ["ENTRY_POINTS", "Contribution", "Link", "Loop", "ModelProbe", "Plugin", "Services", "Signal", "load_plugins"]
@@ -73,6 +74,7 @@ class Services:
     tools: Callable[[], tuple[ToolSpec, ...]]
     agents: Roster
     measures: Measures = NO_MEASURES
+    tracing: Tracing = NO_TRACING
     running: RunningCalls = field(default_factory=RunningCalls)
     signal: Signal = _unheard
     artifacts: ArtifactStore = field(default_factory=MemoryArtifacts)

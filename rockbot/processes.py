@@ -31,12 +31,15 @@ from rockbot.state.marks import StateStartMarks
 from rockbot.state.open import open_store, sqlite_path
 from rockbot.state.ports import StateError, StateStore
 from rockbot.subscribing import adjusted
+from rockbot.telemetry.exposition import tell_health
+from rockbot.telemetry.process import Telemetry, telemetry_of
 from rockbot_messaging.clock import RandomIds, SystemClock
 from rockbot_messaging.ledger import ResultLedger
-from rockbot_messaging.measures import Counters, Measures
+from rockbot_messaging.measures import NO_MEASURES
 from rockbot_messaging.ports import MessageBus
 from rockbot_messaging.regulation import Regulation
 from rockbot_messaging.subscriptions import WorkSubscription
+from rockbot_messaging.tracing import traced
 
 __all__ = [
     "Embedded",
@@ -101,21 +104,22 @@ def compose_host(settings: Settings, *, bus: MessageBus | None = None) -> HostCo
     Raises:
         ConfigError, MissingExtra: as `rockbot.container.compose`, `rockbot.buses.make_bus`.
     """
-    clock, ids, measures = SystemClock(), RandomIds(), Counters()
+    clock, ids, telemetry = SystemClock(), RandomIds(), telemetry_of(settings)
     store = open_store(settings.state_address, clock)
     recorder: LetterRecorder | None = None
     if bus is None:
-        recorder = LetterRecorder(store, measures=measures)
+        recorder = LetterRecorder(store, measures=telemetry.measures)
         bus = make_bus(
             settings,
             clock=clock,
             ids=ids,
             durable=sqlite_path(settings.state_address) if is_embedded(settings) else None,
             artifacts=StateArtifacts(store, keep_days=settings.artifacts.keep_days),
-            measures=measures,
+            measures=telemetry.measures,
             observer=recorder,
         )
-    return compose(settings, bus=bus, store=store, measures=measures, recorder=recorder)
+    bus = traced(bus, telemetry.tracing)
+    return compose(settings, bus=bus, store=store, telemetry=telemetry, recorder=recorder)
 
 
 async def run_host(settings: Settings, *, stop: asyncio.Event) -> None:
@@ -135,15 +139,16 @@ async def run_host(settings: Settings, *, stop: asyncio.Event) -> None:
 
 
 def service_regulation(
-    name: str, settings: Settings, *, bus: MessageBus, store: StateStore, measures: Measures
+    name: str, settings: Settings, *, bus: MessageBus, store: StateStore, telemetry: Telemetry
 ) -> Regulation:
     """What goes around the handlers of a service that stands on this bus and this store."""
     return Regulation(
         clock=SystemClock(),
-        measures=measures,
+        measures=telemetry.measures,
         marks=StateStartMarks(store),
         publish=bus.publisher.publish,
         source=_source(name, settings),
+        tracing=telemetry.tracing,
     )
 
 
@@ -155,15 +160,18 @@ def build_service(
     ledger: ResultLedger,
     owner: str | None = None,
     regulation: Regulation | None = None,
+    telemetry: Telemetry | None = None,
 ) -> Service:
     """A service from its section of the settings.
 
-    `owner` None is a name that nobody else has; `regulation` None is one that counts nowhere and marks no starts.
+    `owner` None is a name that nobody else has; `regulation` None is one that counts nowhere and marks no starts;
+    `telemetry` None counts and traces nothing.
 
     Raises:
         ConfigError: the section is wrong; the text names the key. MissingExtra.
     """
     source = _source(name, settings)
+    telemetry = telemetry or Telemetry(NO_MEASURES)
 
     def configure(subscription: WorkSubscription) -> WorkSubscription:
         return adjusted(subscription, settings.subscriptions)
@@ -177,12 +185,17 @@ def build_service(
         namespace=settings.namespace,
         regulation=regulation or Regulation(clock=SystemClock(), publish=bus.publisher.publish, source=source),
         configure=configure,
+        measures=telemetry.measures,
+        tracing=telemetry.tracing,
     )
     section = getattr(settings, name, {})
     try:
-        return load_service(name)(section, surroundings)
+        service = load_service(name)(section, surroundings)
     except ValueError as exc:
         raise ConfigError(f"the settings section [{name}] is wrong: {_first_line(exc)}") from None
+    if telemetry.exposition is not None:
+        telemetry.exposition.add(service.measure)
+    return service
 
 
 async def run_service(name: str, settings: Settings, *, stop: asyncio.Event) -> None:
@@ -196,20 +209,29 @@ async def run_service(name: str, settings: Settings, *, stop: asyncio.Event) -> 
             f"service {name!r} alone needs a broker: set --broker amqp://...; `rockbot up` runs it embedded"
         )
     check_role(settings)
-    clock, ids, measures = SystemClock(), RandomIds(), Counters()
+    clock, ids, telemetry = SystemClock(), RandomIds(), telemetry_of(settings)
     store = open_store(settings.state_address, clock)
-    recorder = LetterRecorder(store, measures=measures)
+    recorder = LetterRecorder(store, measures=telemetry.measures)
     bus = make_bus(
         settings,
         clock=clock,
         ids=ids,
         artifacts=StateArtifacts(store, keep_days=settings.artifacts.keep_days),
-        measures=measures,
+        measures=telemetry.measures,
         observer=recorder,
     )
+    bus = traced(bus, telemetry.tracing)
     owner = process_owner(ids)
-    regulation = service_regulation(name, settings, bus=bus, store=store, measures=measures)
-    service = build_service(name, settings, bus=bus, ledger=StateLedger(store), owner=owner, regulation=regulation)
+    regulation = service_regulation(name, settings, bus=bus, store=store, telemetry=telemetry)
+    service = build_service(
+        name,
+        settings,
+        bus=bus,
+        ledger=StateLedger(store),
+        owner=owner,
+        regulation=regulation,
+        telemetry=telemetry,
+    )
     presence = Presence(
         store,
         bus,
@@ -220,7 +242,11 @@ async def run_service(name: str, settings: Settings, *, stop: asyncio.Event) -> 
     )
     health = Health(bus)
     health.watch(regulation.outages)
-    server = HealthServer(health, host=settings.host.health_host, port=settings.host.health_port)
+    metrics = telemetry.exposition
+    if metrics is not None:
+        names = [item.name for item in service.subscriptions]
+        metrics.add(lambda: tell_health(metrics.counters, bus.health, lambda: names))
+    server = HealthServer(health, host=settings.host.health_host, port=settings.host.health_port, metrics=metrics)
     try:
         await server.start()
         await store.open()
@@ -230,7 +256,10 @@ async def run_service(name: str, settings: Settings, *, stop: asyncio.Event) -> 
         await service.start()
         health.started = True
         logger.info("service consumes", extra={"service": name})
-        await repeat("presence", presence.run_once, every=REFRESH_SECONDS, stop=stop)
+        async with asyncio.TaskGroup() as group:
+            if telemetry.sends:
+                group.create_task(repeat("send metrics", telemetry.push, every=telemetry.every, stop=stop))
+            group.create_task(repeat("presence", presence.run_once, every=REFRESH_SECONDS, stop=stop))
         with suppress(StateError):  # it ends by itself
             await presence.leave()
     finally:
@@ -240,6 +269,7 @@ async def run_service(name: str, settings: Settings, *, stop: asyncio.Event) -> 
         await recorder.close()
         await store.close()
         await server.close()
+        await telemetry.close()
 
 
 @final
@@ -254,30 +284,33 @@ class Embedded:
         if not is_embedded(settings):
             raise ConfigError("`rockbot up` brings its own bus; for a broker use `rockbot run` and `rockbot scripts`")
         self.settings = settings
-        clock, ids, measures = SystemClock(), RandomIds(), Counters()
+        clock, ids, telemetry = SystemClock(), RandomIds(), telemetry_of(settings)
         self._store = open_store(settings.state_address, clock)
         durable: Path | None = sqlite_path(settings.state_address)
-        recorder = LetterRecorder(self._store, measures=measures)
-        self.bus = make_bus(
+        recorder = LetterRecorder(self._store, measures=telemetry.measures)
+        bus = make_bus(
             settings,
             clock=clock,
             ids=ids,
             durable=durable,
             artifacts=StateArtifacts(self._store, keep_days=settings.artifacts.keep_days),
-            measures=measures,
+            measures=telemetry.measures,
             observer=recorder,
         )
-        self.container = compose(settings, bus=self.bus, store=self._store, measures=measures, recorder=recorder)
+        self.bus = traced(bus, telemetry.tracing)
+        self.container = compose(settings, bus=self.bus, store=self._store, telemetry=telemetry, recorder=recorder)
         self.host: Host = self.container.host()
         self.work = known_work(self.container)
         self.services = {name: self._service(name) for name in _EMBEDDED_SERVICES if name in settings.handlers}
 
     def _service(self, name: str) -> Service:
-        measures = self.container.measures()
-        regulation = service_regulation(name, self.settings, bus=self.bus, store=self._store, measures=measures)
+        telemetry = self.container.telemetry()
+        regulation = service_regulation(name, self.settings, bus=self.bus, store=self._store, telemetry=telemetry)
         self.host.health.watch(regulation.outages)
         ledger = self.container.ledger()
-        return build_service(name, self.settings, bus=self.bus, ledger=ledger, regulation=regulation)
+        return build_service(
+            name, self.settings, bus=self.bus, ledger=ledger, regulation=regulation, telemetry=telemetry
+        )
 
     async def __aenter__(self) -> Self:
         try:

@@ -13,9 +13,11 @@ from typing import Any, Final, Protocol, final
 from rockbot.errors import ConfigError, MissingExtra
 from rockbot_messaging.clock import Clock
 from rockbot_messaging.ledger import ResultLedger
+from rockbot_messaging.measures import NO_MEASURES, Measures
 from rockbot_messaging.ports import MessageBus
 from rockbot_messaging.regulation import Regulation
 from rockbot_messaging.subscriptions import WorkSubscription
+from rockbot_messaging.tracing import NO_TRACING, Tracing
 
 __all__ = ["ENTRY_POINTS", "Service", "ServiceFactory", "ServiceSurroundings", "load_service"]
 
@@ -29,7 +31,7 @@ class ServiceSurroundings:
     """What a service is given: an opened bus, a ledger, who it is, what queues of ours begin with.
 
     `regulation` goes around its handlers; `configure` gives each of its subscriptions as the settings want it (it raises
-    `ConfigError`).
+    `ConfigError`). It counts in `measures`; its spans go to `tracing`.
     """
 
     bus: MessageBus
@@ -40,10 +42,16 @@ class ServiceSurroundings:
     namespace: str
     regulation: Regulation
     configure: Callable[[WorkSubscription], WorkSubscription]
+    measures: Measures = NO_MEASURES
+    tracing: Tracing = NO_TRACING
 
 
 class Service(Protocol):
     """A worker with a life of its own."""
+
+    def measure(self) -> None:
+        """Set the gauges that it does not set in passing; called before they are shown."""
+        ...
 
     @property
     def subscriptions(self) -> Sequence[WorkSubscription]:

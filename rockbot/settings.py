@@ -47,6 +47,7 @@ from rockbot.settings_models import BackendSettings, LimitsSettings, ModelSettin
 from rockbot.settings_providers import AnthropicSettings, CassetteSettings, OpenAiSettings, ScriptedSettings
 from rockbot.settings_sources import Source, agent_places, has, is_setting, merge, read_agents, read_secrets, read_toml
 from rockbot.settings_streaming import StreamingSettings
+from rockbot.settings_telemetry import TelemetrySettings
 from rockbot.settings_tools import ToolSettings
 from rockbot_messaging.topics import check_word
 
@@ -107,7 +108,9 @@ class Settings(BaseSettings):
     namespace: str = "rockbot"
     model: str = ""
     default_agent: str = "assistant"
-    handlers: tuple[str, ...] = ("logging", "deadline", "deduplication", "limits", "agent", "llm", "tools", "scripts")
+    handlers: tuple[str, ...] = (
+        "telemetry", "logging", "deadline", "deduplication", "limits", "agent", "llm", "tools", "scripts",
+    )  # fmt: skip
     agents: dict[str, AgentSettings] = Field(default_factory=lambda: {"assistant": AgentSettings()})
     agent_files: AgentFileSettings = AgentFileSettings()
     models: dict[str, ModelSettings] = Field(default_factory=dict)
@@ -129,6 +132,7 @@ class Settings(BaseSettings):
     scripted: ScriptedSettings = ScriptedSettings()
     streaming: StreamingSettings = StreamingSettings()
     history: HistorySettings = HistorySettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     allow_model_calls: bool = True
     cassette: CassetteSettings = CassetteSettings()
     source: str = "rockbot"

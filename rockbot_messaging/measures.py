@@ -5,15 +5,20 @@ Names follow the conventions of OpenTelemetry (dots, no units in names); labels 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol, final, runtime_checkable
 
-__all__ = ["NO_MEASURES", "BindingMeasures", "Counters", "Measures", "Names", "counter"]
+__all__ = ["BOUNDS", "NO_MEASURES", "BindingMeasures", "Counters", "Distribution", "Measures", "Names", "counter"]
+
+#: Upper bounds, in seconds, of what durations are sorted into: a handler takes milliseconds, a turn may take an hour.
+BOUNDS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 
 
 class Names:
-    """Every name that this package and the host count under."""
+    """Every name that this package, the host, its handlers and the script service count under."""
 
     #: Deliveries by `subscription` and `outcome` (ack, retry, handback, dead_letter).
     SETTLED: Final = "rockbot.messages.settled"
@@ -39,6 +44,46 @@ class Names:
     CLAIMS: Final = "rockbot.claims"
     #: Messages refused because their signature is missing or wrong, by `cause`.
     UNTRUSTED: Final = "rockbot.messages.untrusted"
+    #: Gauge: 1 while the connection to the broker stands.
+    CONNECTED: Final = "rockbot.broker.connected"
+    #: Gauge: seconds for which a subscription should have been consuming and was not (0: it does), by `subscription`.
+    IDLE: Final = "rockbot.subscription.idle"
+    #: Durations of handling by `subscription` and `event`, whatever came of it.
+    HANDLED: Final = "rockbot.handler.duration"
+    #: Tasks by `agent` and `status` (completed, failed, canceled, expired), once each.
+    TURNS: Final = "rockbot.turns"
+    #: Durations from the task to its end, by `agent` and `status`.
+    TURN_DURATION: Final = "rockbot.turn.duration"
+    #: Replies of models that became part of a turn, by `agent`.
+    TURN_STEPS: Final = "rockbot.turn.steps"
+    #: Calls whose message died, so that their turn stands still, by `agent`.
+    TURN_STALLS: Final = "rockbot.turn.stalls"
+    #: Turns that went on after they had stood still, by `agent`.
+    TURN_RESUMES: Final = "rockbot.turn.resumes"
+    #: Calls made, not answered from the ledger, by `provider`, `model` and `outcome` (ok, or the class of the error).
+    MODEL_CALLS: Final = "rockbot.model.calls"
+    #: Durations of calls by `provider` and `model`.
+    MODEL_DURATION: Final = "rockbot.model.duration"
+    #: Tokens by `provider`, `model` and `kind` (input, output, cache_read, cache_write).
+    MODEL_TOKENS: Final = "rockbot.model.tokens"
+    #: Money by `provider` and `model`, in the currency of the price table.
+    MODEL_COST: Final = "rockbot.model.cost"
+    #: Calls made by `tool` and `outcome` (ok, error, raised).
+    TOOL_CALLS: Final = "rockbot.tool.calls"
+    #: Durations of calls by `tool`.
+    TOOL_DURATION: Final = "rockbot.tool.duration"
+    #: Gauge: the part of a day's limit that is neither used nor reserved, 0 to 1, by `limit` (its setting).
+    LIMIT_LEFT: Final = "rockbot.limit.left"
+    #: Calls that a limit forbade, by `limit` (its setting).
+    LIMIT_REFUSALS: Final = "rockbot.limit.refusals"
+    #: Runs of scripts by `runtime` and `outcome`.
+    SCRIPT_RUNS: Final = "rockbot.script.runs"
+    #: Durations of runs by `runtime`, waiting for a sandbox included.
+    SCRIPT_DURATION: Final = "rockbot.script.duration"
+    #: Gauge: sandboxes by `state` (ready, missing, busy).
+    SCRIPT_WORKERS: Final = "rockbot.script.workers"
+    #: Sandboxes that ended and were replaced, because they had served their share or because they broke.
+    SCRIPT_REPLACED: Final = "rockbot.script.workers.replaced"
 
 
 class Measures(Protocol):
@@ -50,6 +95,10 @@ class Measures(Protocol):
 
     def gauge(self, name: str, value: float, /, **labels: str) -> None:
         """Set a gauge."""
+        ...
+
+    def observe(self, name: str, value: float, /, **labels: str) -> None:
+        """Add a value, in seconds, to a distribution."""
         ...
 
 
@@ -77,17 +126,38 @@ class _Nowhere:
     def gauge(self, name: str, value: float, /, **labels: str) -> None:
         pass
 
+    def observe(self, name: str, value: float, /, **labels: str) -> None:
+        pass
+
 
 #: Counts nothing.
 NO_MEASURES: Final[Measures] = _Nowhere()
 
 
 @final
+@dataclass(slots=True)
+class Distribution:
+    """How many values were at most each of `BOUNDS` and above the one before; the last count is of those above all."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
+    sum: float = 0
+
+    @property
+    def count(self) -> int:
+        """How many there were."""
+        return sum(self.counts)
+
+
+_Key = tuple[str, tuple[tuple[str, str], ...]]
+
+
+@final
 class Counters:
-    """Counts in this process, for tests and for people who ask it."""
+    """Counts in this process, for whoever asks it."""
 
     def __init__(self) -> None:
-        self._values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        self._values: dict[_Key, float] = {}
+        self._distributions: dict[_Key, Distribution] = {}
 
     def count(self, name: str, amount: float = 1, /, **labels: str) -> None:
         key = (name, tuple(sorted(labels.items())))
@@ -95,6 +165,14 @@ class Counters:
 
     def gauge(self, name: str, value: float, /, **labels: str) -> None:
         self._values[name, tuple(sorted(labels.items()))] = value
+
+    def observe(self, name: str, value: float, /, **labels: str) -> None:
+        key = (name, tuple(sorted(labels.items())))
+        found = self._distributions.get(key)
+        if found is None:
+            found = self._distributions[key] = Distribution()
+        found.counts[bisect_left(BOUNDS, value)] += 1
+        found.sum += value
 
     def bind(self, name: str, /, **labels: str) -> Callable[[], None]:
         """See `BindingMeasures.bind`."""
@@ -109,6 +187,21 @@ class Counters:
         """What was counted under this name and exactly these labels."""
         return self._values.get((name, tuple(sorted(labels.items()))), 0)
 
-    def snapshot(self) -> Mapping[tuple[str, tuple[tuple[str, str], ...]], float]:
-        """Everything counted so far."""
+    def distribution(self, name: str, /, **labels: str) -> Distribution:
+        """What was observed under this name and exactly these labels."""
+        return self._distributions.get((name, tuple(sorted(labels.items()))), Distribution())
+
+    def copy(self) -> Counters:
+        """What was counted so far, which does not change any more."""
+        made = Counters()
+        made._values = dict(self._values)
+        made._distributions = {key: Distribution([*it.counts], it.sum) for key, it in self._distributions.items()}
+        return made
+
+    def snapshot(self) -> Mapping[_Key, float]:
+        """Everything counted so far, and every gauge."""
         return dict(self._values)
+
+    def distributions(self) -> Mapping[_Key, Distribution]:
+        """Everything observed so far; not to be altered."""
+        return dict(self._distributions)

@@ -10,9 +10,11 @@ from typing import Any, Protocol
 
 from rockbot_messaging.clock import Clock
 from rockbot_messaging.ledger import ResultLedger
+from rockbot_messaging.measures import Measures
 from rockbot_messaging.ports import MessageBus
 from rockbot_messaging.regulation import Regulation
 from rockbot_messaging.subscriptions import WorkSubscription
+from rockbot_messaging.tracing import Tracing
 from rockbot_scripts.service import ScriptService
 from rockbot_scripts.settings import ScriptSettings
 from rockbot_scripts.wasm.pool import WasmPool
@@ -47,6 +49,12 @@ class Surroundings(Protocol):
     @property
     def configure(self) -> Callable[[WorkSubscription], WorkSubscription]: ...
 
+    @property
+    def measures(self) -> Measures: ...
+
+    @property
+    def tracing(self) -> Tracing: ...
+
 
 def service(section: Mapping[str, Any], surroundings: Surroundings) -> ScriptService:
     """Make the service from its section of the settings; nothing is started.
@@ -66,4 +74,6 @@ def service(section: Mapping[str, Any], surroundings: Surroundings) -> ScriptSer
         namespace=surroundings.namespace,
         regulation=surroundings.regulation,
         configure=surroundings.configure,
+        measures=surroundings.measures,
+        tracing=surroundings.tracing,
     )

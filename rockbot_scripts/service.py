@@ -21,13 +21,16 @@ from rockbot_messaging.clock import Clock
 from rockbot_messaging.envelope import SCHEMA_VERSION, MessageEnvelope
 from rockbot_messaging.errors import BodyTooLarge, HeadersTooLarge, MessagingError, Unroutable
 from rockbot_messaging.ledger import ResultLedger
+from rockbot_messaging.measures import NO_MEASURES, Measures
 from rockbot_messaging.ports import Consumption, MessageBus
 from rockbot_messaging.regulation import Regulation
 from rockbot_messaging.settlement import failing_for
 from rockbot_messaging.subscriptions import WorkSubscription
+from rockbot_messaging.tracing import NO_TRACING, Tracing
 from rockbot_messaging.verdicts import Ack, DeadLetter, Retry, Verdict
 from rockbot_scripts.contract import LANGUAGES, ScriptInvoke, ScriptResult, invoke_topic
 from rockbot_scripts.errors import SandboxUnavailable
+from rockbot_scripts.measuring import MeasuredRunner
 from rockbot_scripts.ports import ScriptRunner
 from rockbot_scripts.requests import InvalidRequest, read_request
 from rockbot_scripts.settings import ScriptSettings
@@ -67,7 +70,7 @@ class ScriptService:
 
     `owner` names this process in the ledger, `source` in the envelopes it sends; queues of ours begin with `namespace`.
     `regulation` goes around the handling of every delivery (None: one without marks and counts), `configure` has the last
-    word on each subscription.
+    word on each subscription. Runs are counted in `measures` and spans of them go to `tracing`.
     """
 
     def __init__(
@@ -83,9 +86,11 @@ class ScriptService:
         namespace: str = "rockbot",
         regulation: Regulation | None = None,
         configure: Callable[[WorkSubscription], WorkSubscription] = _as_it_is,
+        measures: Measures = NO_MEASURES,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self._namespace = namespace
-        self._runner = runner
+        self._runner = MeasuredRunner(runner, clock=clock, measures=measures, tracing=tracing)
         self._bus = bus
         self._ledger = ledger
         # A run has no effect outside of its sandbox, so one that was drained away may be begun elsewhere at once.
@@ -147,6 +152,10 @@ class ScriptService:
     def describe(self) -> Mapping[str, object]:
         """Return facts about the sandbox and the runs in hand."""
         return {**self._runner.describe(), "running": len(self._running)}
+
+    def measure(self) -> None:
+        """Tell the measures how the sandboxes are; for whoever is about to show them."""
+        self._runner.measure()
 
     def cancel(self, root_task_id: str, *, tenant: str = "default") -> int:
         """Stop the running scripts of one root task; each is answered as `cancelled`. Returns how many."""

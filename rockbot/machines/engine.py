@@ -43,7 +43,8 @@ class Engine(Generic[S, R]):
 
     `body_limit` is how many bytes the bus takes as a body (None: any number). A command with more never gets into the
     journal: the machine decides again, knowing which one it was. `memory` is kept from step to step and may be shared by the
-    engines of one kind of machine on one store; without it every step reads its stream.
+    engines of one kind of machine on one store; without it every step reads its stream. `told` hears of the records of each
+    step and of the state before them, once they are written; it must not raise.
     """
 
     def __init__(
@@ -54,11 +55,13 @@ class Engine(Generic[S, R]):
         body_limit: int | None = None,
         jitter: random.Random | None = None,
         memory: Memory[S] | None = None,
+        told: Callable[[S, Sequence[R]], None] | None = None,
     ) -> None:
         self._machine = machine
         self._store = store
         self._limit = body_limit
         self._memory = memory
+        self._told = told
         self._jitter = jitter or random.Random()  # noqa: S311 - spreads retries, no secret
 
     async def step(
@@ -117,6 +120,8 @@ class Engine(Generic[S, R]):
         version = await self._store.append(step)
         if self._memory is not None:
             self._memory.put(stream, Known(made.state, version, known.snapshot if step.snapshot is None else version))
+        if self._told is not None:
+            self._told(known.state, made.decision.records)
         for signal in made.decision.signals:  # first, so that a watcher sees the step before what comes of it
             envelope = _envelope(context, signal)
             if self._fits(envelope):

@@ -165,5 +165,6 @@ class TurnMachine:
             user=event.user,
             lane=event.lane,
             output_schema=event.output_schema,
+            traceparent=envelope.traceparent,
         )
         accept(draft, task, refused=self._refused)

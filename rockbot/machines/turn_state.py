@@ -58,6 +58,8 @@ class Task(_Frozen):
 
     Tasks of older releases hold their whole snapshot.
 
+    `traceparent` is the context that it came with.
+
     `root_id` is the task on whose behalf it was delegated, in the end; empty: itself. `mode` is what it asked to become when
     the conversation is busy.
     """
@@ -76,6 +78,7 @@ class Task(_Frozen):
     user: str = ""
     lane: TaskLane = "interactive"
     output_schema: dict[str, Any] | None = None
+    traceparent: str | None = None
 
     @property
     def root(self) -> str:

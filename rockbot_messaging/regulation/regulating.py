@@ -8,8 +8,9 @@ From the outside in, and why:
   be marked as begun.
 * *rate*: before the lane, so that nobody sits in a slot waiting for a token.
 * *lane*: a slot is held while there is work.
-* *poison*: innermost, because its mark must say that the handler itself was begun. A delivery that waited for a slot when
-  the process died has done nothing.
+* *poison*: around the handler alone, because its mark must say that it was really begun. A delivery that waited for a
+  slot when the process died has done nothing.
+* *span*: innermost, so that it is as long as the handling and not as the waits.
 
 What a subscription does not ask for is not there; a plain one pays for two calls and a count on a first delivery.
 """
@@ -28,6 +29,7 @@ from rockbot_messaging.regulation.poison import Poison, StartMarks
 from rockbot_messaging.regulation.rates import RateLimited
 from rockbot_messaging.regulation.settled import Publish, Settled
 from rockbot_messaging.subscriptions import Lane, WorkSubscription
+from rockbot_messaging.tracing import NO_TRACING, Tracing
 
 __all__ = ["Regulation"]
 
@@ -42,6 +44,7 @@ class Regulation:
         marks: where starts of redelivered messages are marked; None lets only the broker's limit stop a message that kills.
         publish: sends the notice that a command died to its return address; None sends none.
         source: who sends it.
+        tracing: where the span around each handling goes.
     """
 
     def __init__(
@@ -52,11 +55,13 @@ class Regulation:
         marks: StartMarks | None = None,
         publish: Publish | None = None,
         source: str = "",
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self._clock = clock
         self._measures = measures
         self._publish = publish
         self._source = source
+        self._tracing = tracing
         self._poison = None if marks is None else Poison(marks, measures=measures)
         self._guards: list[Guarded] = []
         self._rates: list[RateLimited] = []
@@ -69,6 +74,7 @@ class Regulation:
             ValueError: another lane of the same group has another number of slots.
         """
         name, clock, measures = subscription.name, self._clock, self._measures
+        handler = self._tracing.processing(subscription, handler)
         if self._poison is not None:
             handler = self._poison.around(name, handler)
         if subscription.lane is not None:

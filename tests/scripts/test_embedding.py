@@ -14,10 +14,12 @@ from rockbot.state.ledger import StateLedger
 from rockbot.state.memory import MemoryStateStore
 from rockbot_messaging.clock import SystemClock
 from rockbot_messaging.ledger import ResultLedger
+from rockbot_messaging.measures import NO_MEASURES, Measures
 from rockbot_messaging.memory import MemoryBus
 from rockbot_messaging.ports import MessageBus
 from rockbot_messaging.regulation import Regulation
 from rockbot_messaging.subscriptions import WorkSubscription
+from rockbot_messaging.tracing import NO_TRACING, Tracing
 from rockbot_scripts.embedding import service
 from rockbot_scripts.errors import SandboxUnavailable
 from rockbot_scripts.service import subscriptions
@@ -34,6 +36,8 @@ class Given:
     namespace: str = "rockbot"
     regulation: Regulation = field(default_factory=lambda: Regulation(clock=SystemClock()))
     configure: Callable[[WorkSubscription], WorkSubscription] = field(default=lambda subscription: subscription)
+    measures: Measures = NO_MEASURES
+    tracing: Tracing = NO_TRACING
 
 
 def _given(**fields: Any) -> Given:

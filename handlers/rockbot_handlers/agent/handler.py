@@ -46,9 +46,12 @@ from rockbot.machines.turn_state import Conversation
 from rockbot.settings import Settings
 from rockbot.state.keys import Key, approval_key, conversation_key
 from rockbot.state.ports import StateStore
+from rockbot_handlers.agent.measuring import TurnMeasures
 from rockbot_handlers.agent.subscriptions import SUBSCRIPTION_PREFIX
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.ledger import ResultLedger
+from rockbot_messaging.measures import NO_MEASURES, Measures
+from rockbot_messaging.tracing import NO_TRACING, Tracing
 
 __all__ = ["AgentHandler"]
 
@@ -70,6 +73,8 @@ class AgentHandler:
         tools: Callable[[], tuple[ToolSpec, ...]],
         snapshots: Snapshots,
         ledger: ResultLedger,
+        measures: Measures = NO_MEASURES,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self._settings = settings
         self._roster = roster
@@ -80,6 +85,8 @@ class AgentHandler:
         self._memories = Memories(state)
         self._ledger = ledger
         self._memory: Memory[Conversation] = Memory()
+        self._measures = measures
+        self._tracing = tracing
         self._steps: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
         self._jitter = random.Random()  # noqa: S311 - spreads retries, no secret
 
@@ -120,12 +127,15 @@ class AgentHandler:
             refused=await self._refusal(context.envelope) if isinstance(event, AgentTask) else None,
         )
         stream = conversation_key(context.envelope.tenant, conversation_id)
+        if isinstance(event, AgentTask):
+            context.traceparent = self._tracing.begun(context.envelope.traceparent, context.envelope.message_id)
         engine = Engine(
             machine,
             self._state,
             body_limit=self._settings.host.max_body_bytes,
             jitter=self._jitter,
             memory=self._memory,
+            told=TurnMeasures(name, context, self._measures, self._tracing).told,
         )
         # Correct without it, on any number of replicas; but steps that meet in one process need not write in vain, and
         # a crowd of tasks keeps the order in which it came.

@@ -16,7 +16,16 @@ def plugin(services: Services) -> Contribution:
     """Agents as they are configured now; which of them are received follows the configuration."""
     settings, roster = services.settings, services.agents
     snapshots = Snapshots(services.state, services.clock, owner=services.owner)
-    handler = AgentHandler(settings, roster, services.state, services.tools, snapshots, services.ledger)
+    handler = AgentHandler(
+        settings,
+        roster,
+        services.state,
+        services.tools,
+        snapshots,
+        services.ledger,
+        services.measures,
+        services.tracing,
+    )
     first = subscriptions(roster.current, settings)
     loops = [Loop("snapshots of agents", snapshots.sweep, SWEEP_SECONDS)]
     if settings.agent_files.poll_seconds:

@@ -36,6 +36,14 @@ class Allowance:
     counted: Counted
     limit: float
     tenant: str
+    #: Whether it comes from the section of everybody who has none of their own.
+    everybody: bool = False
+
+    @property
+    def label(self) -> str:
+        """What it is counted under: the setting as it is written, which names no more than the configuration does."""
+        name = _EVERYBODY if self.everybody else self.name
+        return self.setting if self.scope == "all" else f"limits.{self.scope}.{name}.{self.counted}"
 
     @property
     def setting(self) -> str:
@@ -67,7 +75,7 @@ def allowances(settings: LimitsSettings, *, agent: str, user: str, tenant: str) 
     for scope, name, sections in named:
         section = sections.get(name) or sections.get(_EVERYBODY)
         if name and section is not None:
-            found += _of(scope, name, section, tenant)
+            found += _of(scope, name, section, tenant, everybody=name not in sections)
     return found
 
 
@@ -80,8 +88,10 @@ def day_of(amount: Key) -> datetime.date | None:
         return None
 
 
-def _of(scope: Scope, name: str, section: LimitSettings, tenant: str) -> Iterator[Allowance]:
+def _of(
+    scope: Scope, name: str, section: LimitSettings, tenant: str, *, everybody: bool = False
+) -> Iterator[Allowance]:
     for counted in _COUNTED:
         limit: float | None = getattr(section, counted)
         if limit is not None:
-            yield Allowance(scope, name, counted, limit, tenant)
+            yield Allowance(scope, name, counted, limit, tenant, everybody)

@@ -36,7 +36,7 @@ def plugin(services: Services) -> Contribution:
 
     check(services.agents.current)
     services.agents.check(check)
-    link = LimitsLink(limits, services.state, services.ledger, prices)
+    link = LimitsLink(limits, services.state, services.ledger, prices, services.measures)
     days = OldDays(services.state, owner=services.owner)
     return Contribution(
         links=(Link(Order.LIMITS, "limits", link),),

@@ -26,6 +26,7 @@ from rockbot.tokens import estimate_request
 from rockbot_handlers.llm.admission import Asking, Backends, NotNow, Permit
 from rockbot_handlers.llm.counting import refused_for_length
 from rockbot_handlers.llm.falling import DoesNotFit, go_on
+from rockbot_handlers.llm.measuring import MeasuredCalls
 from rockbot_handlers.llm.streaming import Streaming, WholeCall
 from rockbot_handlers.llm.structured import StructuredCalls
 from rockbot_messaging.calls import CLAIM_SECONDS, CallBusy, CallRefused, LedgeredCalls
@@ -67,6 +68,7 @@ class LlmHandler:
         spending: Spending,
         claim_seconds: float = CLAIM_SECONDS,
         running: RunningCalls | None = None,
+        measured: MeasuredCalls | None = None,
     ) -> None:
         self._clients = dict(clients)
         self._transcripts = transcripts
@@ -74,6 +76,7 @@ class LlmHandler:
         self._backends = backends
         self._prices = prices
         self._spending = spending
+        self._measured = measured or MeasuredCalls()
         self._calls = LedgeredCalls(
             ledger, owner=owner, harmless=_HARMLESS, claim_seconds=claim_seconds, running=running
         )
@@ -131,7 +134,8 @@ class LlmHandler:
         try:
             response = await refused_for_length(client, request)
             if response is None:
-                response = await self._structured.make(partial(way.make, client), request, of=envelope)
+                make = partial(self._measured.make, partial(way.make, client), context)
+                response = await self._structured.make(make, request, of=envelope)
         except (LlmTransient, LlmThrottled, LlmPermanent, LlmUnknownOutcome) as exc:
             await permit.failed(exc)
             raise
@@ -143,6 +147,7 @@ class LlmHandler:
         cost = self._prices.cost(model, response.usage, day)
         if cost is None:
             cost = self._prices.cost(event.model, response.usage, day)
+        self._measured.paid(event, cost)
         return response.model_copy(update={"model": model, "cost": cost})
 
     async def admitted(self, event: LlmRequest, context: Context) -> Permit:

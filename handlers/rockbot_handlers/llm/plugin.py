@@ -21,6 +21,7 @@ from rockbot.plugins import Contribution, Link, Services
 from rockbot.settings_delivery import SubscriptionSettings
 from rockbot_handlers.llm.admission import Backends
 from rockbot_handlers.llm.handler import LlmHandler
+from rockbot_handlers.llm.measuring import MeasuredCalls
 from rockbot_handlers.llm.providers import open_clients
 from rockbot_handlers.llm.streaming import Streaming
 from rockbot_messaging.retries import RetryPolicy
@@ -106,6 +107,7 @@ def contribution(services: Services, clients: Mapping[str, LlmClient]) -> Contri
         prices=PriceTable.load(settings.prices),
         spending=Spending(services.state),
         streaming=streaming,
+        measured=MeasuredCalls(services.measures, services.tracing),
     )
     return Contribution(
         links=(Link(Order.WORK, "llm", handler),), subscriptions=subscriptions, model_probe=probe, close=close

@@ -8,7 +8,7 @@ made again only where that is harmless, and else the answer says that the outcom
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, final
 
@@ -18,6 +18,7 @@ from rockbot.errors import PermanentFailure, TemporaryFailure
 from rockbot.events import AgentStatus, Event, ToolInvoke, ToolResult
 from rockbot.handler import CallNext
 from rockbot.plugins import Services
+from rockbot.telemetry import semconv
 from rockbot.tools.admission import Admission
 from rockbot.tools.calling import FunctionCalls, Outcome, unknown_outcome
 from rockbot.tools.context import ToolArtifacts, ToolContext
@@ -26,6 +27,7 @@ from rockbot.tools.slots import Slot, Slots
 from rockbot.tools.toolset import FunctionTool, Toolset
 from rockbot_handlers.tools.progress import Progress
 from rockbot_messaging.calls import CallRefused, LedgeredCalls
+from rockbot_messaging.measures import Names
 
 __all__ = ["ToolsHandler"]
 
@@ -98,7 +100,7 @@ class ToolsHandler:
             progress = Progress(partial(self._tell, event, context))
             try:
                 own = self._context(event, context, starts, progress)
-                outcome = await self._outcome(tool, arguments, own, slot)
+                outcome = await self._measured(event, context, partial(self._outcome, tool, arguments, own, slot))
             finally:
                 await progress.close()
             result = ToolResult(call_id=event.call_id, tool=event.tool, parts=outcome.parts, is_error=outcome.is_error)
@@ -112,6 +114,28 @@ class ToolsHandler:
             logger.info("tool call not made", extra={"call_id": envelope.message_id, "reason": str(exc)})
             return
         context.answer(ToolResult.model_validate_json(body))
+
+    async def _measured(self, event: ToolInvoke, context: Context, call: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        """What the call comes to, counted and traced."""
+        measures, outcome = self._services.measures, "raised"
+        attributes = {
+            semconv.GEN_AI_OPERATION_NAME: semconv.EXECUTE_TOOL,
+            semconv.GEN_AI_TOOL_NAME: event.tool,
+            semconv.GEN_AI_TOOL_CALL_ID: event.call_id,
+            semconv.GEN_AI_TOOL_TYPE: "function",
+            semconv.GEN_AI_CONVERSATION_ID: context.envelope.conversation_id or "",
+        }
+        began = context.clock.monotonic()
+        with self._services.tracing.span(f"{semconv.EXECUTE_TOOL} {event.tool}", attributes) as span:
+            try:
+                result = await call()
+                outcome = "error" if result.is_error else "ok"
+            finally:
+                measures.count(Names.TOOL_CALLS, 1, tool=event.tool, outcome=outcome)
+                measures.observe(Names.TOOL_DURATION, context.clock.monotonic() - began, tool=event.tool)
+            if result.is_error:
+                span.failed("tool_error")
+        return result
 
     async def _outcome(
         self, tool: FunctionTool, arguments: dict[str, Any], context: ToolContext, slot: Slot

@@ -1,0 +1,1 @@
+"""Counts how long messages are handled."""

@@ -1,0 +1,239 @@
+"""Spans by OpenTelemetry's API. Imported where traces are switched on, and nowhere else.
+
+A message's context is its own `traceparent`, not what happens to be current when it is published: a command that an outbox sends
+again belongs to the step that made it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final, final
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, Status, StatusCode, TraceFlags, TraceState
+
+from rockbot.telemetry import semconv
+from rockbot_messaging.envelope import MessageEnvelope
+from rockbot_messaging.ports import Door, MessageHandler, MessagePublisher
+from rockbot_messaging.subscriptions import WorkSubscription
+from rockbot_messaging.tracing import Attributes, Span, SpanKind
+from rockbot_messaging.verdicts import Ack, DeadLetter, Verdict
+
+__all__ = ["GIVEN_SPAN_ID", "OtelTracing"]
+
+#: The id of the next span, where it is known beforehand; the provider's generator of ids looks here.
+GIVEN_SPAN_ID: Final[ContextVar[int | None]] = ContextVar("given_span_id", default=None)
+
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
+_KINDS: Final = {"internal": trace.SpanKind.INTERNAL, "client": trace.SpanKind.CLIENT}
+_NO_STATE: Final = TraceState()
+
+
+@final
+class OtelTracing:
+    """Implements `rockbot_messaging.tracing.Tracing`. Queues of ours begin with `namespace`."""
+
+    def __init__(self, provider: trace.TracerProvider, *, namespace: str) -> None:
+        self._tracer = provider.get_tracer("rockbot")
+        self._namespace = namespace
+
+    @contextmanager
+    def span(self, name: str, attributes: Attributes, /, *, kind: SpanKind = "internal") -> Iterator[Span]:
+        with self._tracer.start_as_current_span(
+            name, kind=_KINDS[kind], attributes=attributes, record_exception=False, set_status_on_exception=False
+        ) as span:
+            mine = _Span(span)
+            try:
+                yield mine
+            except BaseException as exc:
+                mine.failed(type(exc).__name__)
+                raise
+
+    def processing(self, subscription: WorkSubscription, handler: MessageHandler, /) -> MessageHandler:
+        queue = f"{self._namespace}.{subscription.name}"
+        name = f"process {queue}"
+        start, use = self._tracer.start_span, trace.use_span
+        same = {
+            semconv.MESSAGING_SYSTEM: semconv.RABBITMQ,
+            semconv.MESSAGING_OPERATION_NAME: "process",
+            semconv.MESSAGING_OPERATION_TYPE: "process",
+            semconv.MESSAGING_DESTINATION_NAME: queue,
+        }
+
+        async def handle(envelope: MessageEnvelope) -> Verdict:
+            parent = _read(envelope)
+            links = () if parent is None else (Link(parent),)
+            span = start(
+                name,
+                context=_within(parent),
+                kind=trace.SpanKind.CONSUMER,
+                attributes=same | _of(envelope),
+                links=links,
+            )
+            with use(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+                verdict = await handler(_carrying(envelope, span))
+                if type(verdict) is not Ack and span.is_recording():
+                    _judge(span, verdict)
+                return verdict
+
+        return handle
+
+    def publishing(self, publisher: MessagePublisher, /) -> MessagePublisher:
+        return _TracedPublisher(publisher, self._tracer, self._namespace)
+
+    def begun(self, traceparent: str | None, id: str, /) -> str | None:
+        found = _parsed(traceparent)
+        return traceparent if found is None else _written(found.trace_id, _span_id(id), found.trace_flags)
+
+    def ended(
+        self,
+        id: str,
+        name: str,
+        attributes: Attributes,
+        /,
+        *,
+        traceparent: str | None,
+        began_ms: int,
+        ended_ms: int,
+        error_type: str = "",
+    ) -> None:
+        parent = _parsed(traceparent)
+        if parent is None:
+            return
+        token = GIVEN_SPAN_ID.set(_span_id(id))
+        try:
+            span = self._tracer.start_span(
+                name, context=_within(parent), attributes=attributes, start_time=began_ms * 1_000_000
+            )
+        finally:
+            GIVEN_SPAN_ID.reset(token)
+        if error_type:
+            _Span(span).failed(error_type)
+        span.end(end_time=ended_ms * 1_000_000)
+
+
+@final
+class _Span:
+    __slots__ = ("_span",)
+
+    def __init__(self, span: trace.Span) -> None:
+        self._span = span
+
+    def set(self, attributes: Attributes, /) -> None:
+        self._span.set_attributes(attributes)
+
+    def failed(self, error_type: str, /) -> None:
+        self._span.set_attribute(semconv.ERROR_TYPE, error_type)
+        self._span.set_status(Status(StatusCode.ERROR))
+
+
+@final
+class _TracedPublisher:
+    """What is lossy (deltas, status) only carries its context on: a span for each piece of text says nothing."""
+
+    def __init__(self, inner: MessagePublisher, tracer: trace.Tracer, namespace: str) -> None:
+        self._inner = inner
+        self._tracer = tracer
+        self._exchanges = {Door.PUBLIC: namespace, Door.COMMANDS: f"{namespace}.commands"}
+
+    async def publish(self, envelope: MessageEnvelope, *, door: Door = Door.COMMANDS) -> None:
+        if door is Door.LOSSY:
+            await self._inner.publish(envelope, door=door)
+            return
+        with self._span(envelope, f"{self._exchanges[door]}:{envelope.topic}") as span:
+            await self._inner.publish(_carrying(envelope, span), door=door)
+
+    async def publish_many(self, envelopes: Sequence[MessageEnvelope], *, door: Door = Door.COMMANDS) -> None:
+        if door is Door.LOSSY:
+            await self._inner.publish_many(envelopes, door=door)
+            return
+        sent = []
+        for envelope in envelopes:
+            with self._span(envelope, f"{self._exchanges[door]}:{envelope.topic}") as span:
+                sent.append(_carrying(envelope, span))
+        await self._inner.publish_many(sent, door=door)
+
+    async def send(self, envelope: MessageEnvelope, *, address: str) -> None:
+        with self._span(envelope, "(anonymous)") as span:
+            span.set_attribute(semconv.MESSAGING_DESTINATION_ANONYMOUS, True)
+            await self._inner.send(_carrying(envelope, span), address=address)
+
+    @contextmanager
+    def _span(self, envelope: MessageEnvelope, destination: str) -> Iterator[trace.Span]:
+        parent = _read(envelope)
+        span = self._tracer.start_span(
+            f"publish {destination}",
+            context=None if parent is None else _within(parent),
+            kind=trace.SpanKind.PRODUCER,
+            attributes={
+                semconv.MESSAGING_SYSTEM: semconv.RABBITMQ,
+                semconv.MESSAGING_OPERATION_NAME: "publish",
+                semconv.MESSAGING_OPERATION_TYPE: "send",
+                semconv.MESSAGING_DESTINATION_NAME: destination,
+                **_of(envelope),
+            },
+        )
+        try:
+            yield span
+        except BaseException as exc:
+            _Span(span).failed(type(exc).__name__)
+            raise
+        finally:
+            span.end()
+
+
+def _judge(span: trace.Span, verdict: Verdict) -> None:
+    if isinstance(verdict, DeadLetter):
+        span.set_attribute(semconv.ROCKBOT_OUTCOME, "dead_letter")
+        _Span(span).failed(verdict.error_type or "dead_letter")
+    elif not isinstance(verdict, Ack):
+        span.set_attribute(semconv.ROCKBOT_OUTCOME, "retry" if verdict.counted else "handback")
+        if verdict.counted:
+            _Span(span).failed(verdict.error_type or "retry")
+
+
+def _of(envelope: MessageEnvelope) -> dict[str, Any]:
+    said = {
+        semconv.MESSAGING_ROUTING_KEY: envelope.topic,
+        semconv.MESSAGING_MESSAGE_ID: envelope.message_id,
+    }
+    if envelope.correlation_id:
+        said[semconv.MESSAGING_CONVERSATION_ID] = envelope.correlation_id
+    if envelope.conversation_id:
+        said[semconv.GEN_AI_CONVERSATION_ID] = envelope.conversation_id
+    return said
+
+
+def _read(envelope: MessageEnvelope) -> SpanContext | None:
+    return _parsed(envelope.traceparent, envelope.tracestate)
+
+
+def _parsed(traceparent: str | None, tracestate: str | None = None) -> SpanContext | None:
+    if not traceparent or (found := _TRACEPARENT.fullmatch(traceparent)) is None:
+        return None
+    state = TraceState.from_header([tracestate]) if tracestate else _NO_STATE
+    flags = TraceFlags(int(found[3], 16) & TraceFlags.SAMPLED)
+    context = SpanContext(int(found[1], 16), int(found[2], 16), is_remote=True, trace_flags=flags, trace_state=state)
+    return context if context.is_valid else None
+
+
+def _within(parent: SpanContext | None) -> Context:
+    return Context() if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), Context())
+
+
+def _carrying(envelope: MessageEnvelope, span: trace.Span) -> MessageEnvelope:
+    context = span.get_span_context()
+    return envelope.replace(traceparent=_written(context.trace_id, context.span_id, context.trace_flags))
+
+
+def _written(trace_id: int, span_id: int, flags: int) -> str:
+    return f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"
+
+
+def _span_id(id: str) -> int:
+    return int.from_bytes(hashlib.sha256(id.encode()).digest()[:8]) or 1
