@@ -35,6 +35,7 @@ from rockbot.state.ledger import StateLedger
 from rockbot.state.marks import StateStartMarks
 from rockbot.state.ports import StateStore
 from rockbot.telemetry.process import Telemetry, telemetry_of
+from rockbot.telemetry.traced_store import traced_store
 from rockbot_messaging.artifacts import ArtifactStore
 from rockbot_messaging.canceling import RunningCalls
 from rockbot_messaging.clock import Clock, IdSource, RandomIds, SystemClock
@@ -195,10 +196,11 @@ class HostContainer(containers.DeclarativeContainer):
     signal = providers.Singleton(_signal, bus)
     artifacts: providers.Singleton[Any] = providers.Singleton(artifacts_of, settings, store)
     sweeps = providers.Singleton(_sweeps, settings, artifacts, clock, store, owner)
+    traced_state = providers.Singleton(traced_store, store, tracing)
     services = providers.Singleton(
         Services,
         settings=settings,
-        state=store,
+        state=traced_state,
         ledger=ledger,
         clock=clock,
         ids=ids,

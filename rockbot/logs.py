@@ -6,10 +6,16 @@ import json
 import logging
 import re
 import sys
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Final, Literal, TextIO, final
 
-__all__ = ["JsonFormatter", "LineFormatter", "configure", "quiet_libraries"]
+from rockbot_messaging.envelope import MessageEnvelope
+
+__all__ = ["IN_HAND", "JsonFormatter", "LineFormatter", "configure", "quiet_libraries", "trace_id"]
+
+#: The message that is being handled: what is logged meanwhile, by whomever, says whose it was.
+IN_HAND: Final[ContextVar[MessageEnvelope | None]] = ContextVar("message_in_hand", default=None)
 
 _STANDARD: Final = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {
     "message",
@@ -59,6 +65,24 @@ def _extras(record: logging.LogRecord) -> dict[str, object]:
     }
 
 
+def trace_id(traceparent: str | None) -> str:
+    """The id of the trace that a context belongs to; "" is none."""
+    parts = (traceparent or "").split("-")
+    return parts[1] if len(parts) >= 4 and len(parts[1]) == 32 else ""
+
+
+def _about(envelope: MessageEnvelope | None) -> dict[str, object]:
+    if envelope is None:
+        return {}
+    known = {
+        "message_id": envelope.message_id,
+        "conversation": envelope.conversation_id,
+        "task": envelope.root_task_id,
+        "trace_id": trace_id(envelope.traceparent),
+    }
+    return {name: value for name, value in known.items() if value}
+
+
 @final
 class JsonFormatter(logging.Formatter):
     """One JSON object per line."""
@@ -69,6 +93,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
+            **_about(IN_HAND.get()),
             **_extras(record),
         }
         if record.exc_info:

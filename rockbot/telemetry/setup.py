@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["open_telemetry", "tracer_provider"]
 
+#: How long a batch is tried to be sent, with its repetitions.
+SEND_SECONDS: Final = 3.0
 #: Milliseconds between two exports of spans.
 _SPANS_EVERY_MS: Final = 2000
 
@@ -51,11 +53,13 @@ def open_telemetry(settings: Settings, measures: Measures) -> Telemetry:
     wanted = settings.telemetry
     tracing, flush = NO_TRACING, None
     if wanted.traces:
-        provider = tracer_provider(settings, OTLPSpanExporter(endpoint=_address(settings, "traces")))
+        provider = tracer_provider(
+            settings, OTLPSpanExporter(endpoint=_address(settings, "traces"), timeout=SEND_SECONDS)
+        )
         tracing, flush = OtelTracing(provider, namespace=settings.namespace), provider.shutdown
     if wanted.metrics != "push":
         return Telemetry(measures, tracing, flush=flush)
-    exporter = OTLPMetricExporter(endpoint=_address(settings, "metrics"))
+    exporter = OTLPMetricExporter(endpoint=_address(settings, "metrics"), timeout=SEND_SECONDS)
     batches = MetricBatches(_resource(settings), SystemClock())
 
     def send(counters: Counters) -> None:

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from rockbot.logs import JsonFormatter, LineFormatter, configure, redact
+from rockbot.logs import IN_HAND, JsonFormatter, LineFormatter, configure, redact
+from rockbot_messaging.envelope import MessageEnvelope
 
 
 def record(
@@ -159,3 +160,19 @@ def test_logs_go_to_standard_error_once(root: logging.Logger) -> None:
     (handler,) = root.handlers
     assert isinstance(handler, logging.StreamHandler)
     assert handler.stream is sys.stderr
+
+
+def test_whatever_is_logged_while_a_message_is_handled_says_whose_it_was() -> None:
+    envelope = MessageEnvelope(
+        topic="t", body=b"", message_id="m", type="x", conversation_id="c", root_task_id="r",
+        traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    )  # fmt: skip
+    record = logging.LogRecord("any.library", logging.INFO, "", 0, "hello", (), None)
+    token = IN_HAND.set(envelope)
+    try:
+        line = json.loads(JsonFormatter().format(record))
+    finally:
+        IN_HAND.reset(token)
+    assert (line["message_id"], line["conversation"], line["task"]) == ("m", "c", "r")
+    assert line["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
+    assert "task" not in json.loads(JsonFormatter().format(record))

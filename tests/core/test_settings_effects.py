@@ -33,7 +33,7 @@ from rockbot_messaging.verdicts import DeadLetter
 _TESTS: Final = Path(__file__).parents[1]
 _SECTIONS: Final = (
     "agent_files", "artifacts", "broker", "cassette", "history", "letters", "signing", "streaming", "subscriptions",
-    "tools", "trust",
+    "telemetry", "tools", "trust",
 )  # fmt: skip
 
 _EACH: Final = "core/test_receiving.py::test_each_key_changes_what_it_names_and_nothing_else"
@@ -48,6 +48,10 @@ _RUN: Final = "handlers/test_tools_plugin.py"
 _BOUNDS: Final = "handlers/test_tools_handler.py::test_output_limit_and_max_threads_are_settings"
 _KEPT: Final = "letters/test_index.py::test_letters_are_kept_for_ever_unless_the_settings_say_otherwise"
 
+_SENT: Final = (
+    "telemetry/test_export.py::test_traces_and_metrics_push_go_to_the_endpoint_under_the_service_name"
+    "_and_metrics_keep_their_numbers"
+)
 _SNAPSHOTS: Final = "handlers/test_streaming.py::test_the_text_so_far_is_stored_for_those_who_come_late"
 
 #: The test of each key's effect.
@@ -82,6 +86,13 @@ _TESTED: Final = {
     "streaming.keep_seconds": f"{_SNAPSHOTS}_and_goes_after_its_time",
     "streaming.snapshot_bytes": f"{_SNAPSHOTS}_and_goes_after_its_time",
     "streaming.snapshot_seconds": "handlers/test_streaming.py::test_a_snapshot_is_due_by_time_too",
+    "telemetry.endpoint": _SENT,
+    "telemetry.metrics": _SENT,
+    "telemetry.protocol": _SENT,
+    "telemetry.push_seconds": _SENT,
+    "telemetry.sample_ratio": "telemetry/test_traces.py::test_sample_ratio_says_which_part_of_the_traces_that_begin_here_is_recorded",
+    "telemetry.service_name": _SENT,
+    "telemetry.traces": _SENT,
     "tools.files": f"{_RUN}::test_files_offer_their_toolsets_and_each_has_a_queue",
     "tools.max_threads": _BOUNDS,
     "tools.output_limit": _BOUNDS,

@@ -15,6 +15,7 @@ from rockbot.context import Context
 from rockbot.errors import TemporaryFailure
 from rockbot.events import Event
 from rockbot.handler import CallNext
+from rockbot.logs import IN_HAND, trace_id
 from rockbot_messaging.calls import CallBusy
 
 __all__ = ["LoggingLink"]
@@ -43,6 +44,7 @@ class LoggingLink:
             body = context.envelope.body[:_MAX_BODY].decode(errors="replace")
             logger.debug("message received", extra={**_fields(event, context), "body": body})
         began = context.clock.monotonic()
+        in_hand = IN_HAND.set(context.envelope)
         try:
             await call_next(event, context)
         except asyncio.CancelledError:
@@ -60,6 +62,8 @@ class LoggingLink:
         except Exception as exc:
             self._failed(event, context, began, exc)
             raise
+        finally:
+            IN_HAND.reset(in_hand)
         if logger.isEnabledFor(logging.INFO):
             logger.info("message handled", extra=self._outcome(event, context, began, "ok"))
 
@@ -94,4 +98,5 @@ def _fields(event: Event, context: Context) -> dict[str, Any]:
         "task": envelope.root_task_id,
         "topic": envelope.topic,
         "attempt": envelope.attempt,
+        "trace_id": trace_id(envelope.traceparent),
     }

@@ -15,6 +15,7 @@ from rockbot.context import Context
 from rockbot.errors import PermanentFailure
 from rockbot.events import Event, StepExpired, StepStalled, TextPart, ToolInvoke, ToolResult
 from rockbot.handler import CallNext
+from rockbot.telemetry import semconv
 from rockbot.tools.admission import Admission
 from rockbot.tools.content import fitted
 from rockbot_handlers.scripts.events import ScriptInvoke, ScriptResult
@@ -23,7 +24,9 @@ from rockbot_handlers.scripts.specs import LANGUAGE_OF, MAX_CHARS, TIMEOUT_SECON
 from rockbot_messaging.artifacts import ArtifactStore
 from rockbot_messaging.envelope import ReturnAddress
 from rockbot_messaging.errors import InvalidTopic
+from rockbot_messaging.measures import NO_MEASURES, Measures, Names
 from rockbot_messaging.topics import check_topic
+from rockbot_messaging.tracing import NO_TRACING, Tracing
 
 __all__ = ["RESULT_TOPIC", "ScriptsHandler"]
 
@@ -33,23 +36,34 @@ RESULT_TOPIC: Final = topics.toolset_result(TOOLSET)
 
 @final
 class _Token(BaseModel):
-    """What the script service carries back: the tool call and who waits for its result."""
+    """What the script service carries back: the tool call and who waits for its result; since when, and its trace context."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     topic: str
     token: str
     call_id: str
     tool: str
+    began_ms: int = 0
+    id: str = ""
+    traceparent: str | None = None
 
 
 @final
 class ScriptsHandler:
     """Takes what comes by its own topics and passes the rest on."""
 
-    def __init__(self, admission: Admission, artifacts: ArtifactStore) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        artifacts: ArtifactStore,
+        measures: Measures = NO_MEASURES,
+        tracing: Tracing = NO_TRACING,
+    ) -> None:
         self._admission = admission
         self._artifacts = artifacts
+        self._measures = measures
+        self._tracing = tracing
 
     @property
     def handles(self) -> tuple[type[Event], ...]:
@@ -88,7 +102,17 @@ class ScriptsHandler:
             context.answer(ToolResult.failure(event, str(exc)))
             return
         language = LANGUAGE_OF[spec.name]
-        token = _Token(topic=address.topic, token=address.token, call_id=event.call_id, tool=event.tool)
+        envelope = context.envelope
+        token = _Token(
+            topic=address.topic,
+            token=address.token,
+            call_id=event.call_id,
+            tool=event.tool,
+            began_ms=context.clock.now_ms(),
+            id=envelope.message_id,
+            traceparent=envelope.traceparent,
+        )
+        context.traceparent = self._tracing.begun(envelope.traceparent, f"tool:{envelope.message_id}")
         own = context.clock.now_ms() + round(TIMEOUT_SECONDS * 1000)
         given = context.envelope.deadline_ms
         context.emit(
@@ -101,6 +125,7 @@ class ScriptsHandler:
 
     async def _answer(self, context: Context, text: str, *, is_error: bool) -> None:
         token = _token_of(context)
+        self._tell(token, context, is_error=is_error)
         parts = await fitted(
             (TextPart(text=text),),
             MAX_CHARS,
@@ -110,6 +135,27 @@ class ScriptsHandler:
         )
         self._forward(
             ToolResult(call_id=token.call_id, tool=token.tool, parts=parts, is_error=is_error), context, token
+        )
+
+    def _tell(self, token: _Token, context: Context, *, is_error: bool) -> None:
+        """Count and trace the call: it went on over two messages, so it is told when it is over."""
+        now_ms = context.clock.now_ms()
+        began_ms = token.began_ms or now_ms
+        self._measures.count(Names.TOOL_CALLS, 1, tool=token.tool, outcome="error" if is_error else "ok")
+        self._measures.observe(Names.TOOL_DURATION, max(0, now_ms - began_ms) / 1000, tool=token.tool)
+        self._tracing.ended(
+            f"tool:{token.id}",
+            f"{semconv.EXECUTE_TOOL} {token.tool}",
+            {
+                semconv.GEN_AI_OPERATION_NAME: semconv.EXECUTE_TOOL,
+                semconv.GEN_AI_TOOL_NAME: token.tool,
+                semconv.GEN_AI_TOOL_CALL_ID: token.call_id,
+                semconv.GEN_AI_TOOL_TYPE: "function",
+            },
+            traceparent=token.traceparent,
+            began_ms=began_ms,
+            ended_ms=now_ms,
+            error_type="tool_error" if is_error else "",
         )
 
     def _forward(self, event: Event, context: Context, token: _Token) -> None:

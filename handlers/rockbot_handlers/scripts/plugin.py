@@ -18,7 +18,7 @@ __all__ = ["plugin"]
 def plugin(services: Services) -> Contribution:
     """The toolset `scripts`."""
     host = services.settings.host
-    handler = ScriptsHandler(Admission(services.policy_of), services.artifacts)
+    handler = ScriptsHandler(Admission(services.policy_of), services.artifacts, services.measures, services.tracing)
     return Contribution(
         links=(Link(Order.WORK, "scripts", handler),),
         subscriptions=(
