@@ -48,6 +48,9 @@ _RUN: Final = "handlers/test_tools_plugin.py"
 _BOUNDS: Final = "handlers/test_tools_handler.py::test_output_limit_and_max_threads_are_settings"
 _KEPT: Final = "letters/test_index.py::test_letters_are_kept_for_ever_unless_the_settings_say_otherwise"
 
+_SAMPLED: Final = (
+    "telemetry/test_traces.py::test_sample_ratio_says_which_part_of_the_traces_that_begin_here_is_recorded"
+)
 _SENT: Final = (
     "telemetry/test_export.py::test_traces_and_metrics_push_go_to_the_endpoint_under_the_service_name"
     "_and_metrics_keep_their_numbers"
@@ -90,7 +93,7 @@ _TESTED: Final = {
     "telemetry.metrics": _SENT,
     "telemetry.protocol": _SENT,
     "telemetry.push_seconds": _SENT,
-    "telemetry.sample_ratio": "telemetry/test_traces.py::test_sample_ratio_says_which_part_of_the_traces_that_begin_here_is_recorded",
+    "telemetry.sample_ratio": _SAMPLED,
     "telemetry.service_name": _SENT,
     "telemetry.traces": _SENT,
     "tools.files": f"{_RUN}::test_files_offer_their_toolsets_and_each_has_a_queue",
