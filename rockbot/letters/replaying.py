@@ -43,8 +43,7 @@ class Replay:
         ended = await self._turns.ended(letters)
         rulings = []
         for letter in letters:
-            envelope = letter.envelope
-            turn = ended.get((envelope.tenant, envelope.root_task_id or "")) if is_step(letter) else None
+            turn = ended.get((letter.envelope.tenant, letter.id))
             rulings.append(self._send_on(letter) if turn is None else await self._ended(letter, turn))
         return rulings
 

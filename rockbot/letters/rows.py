@@ -35,6 +35,7 @@ __all__ = [
     "group_of",
     "is_step",
     "is_step_row",
+    "is_task",
     "model_of",
     "row_of",
     "task_of",
@@ -96,14 +97,17 @@ def is_step(letter: Letter) -> bool:
     return letter.envelope.return_address is not None or letter.envelope.type in _STEPS
 
 
-def task_of(letter: Letter) -> str:
-    """The task that a letter belongs to, or is; empty: none."""
+def is_task(letter: Letter) -> bool:
+    """Whether this is a task, which nobody has accepted."""
     envelope = letter.envelope
-    if envelope.root_task_id:
-        return envelope.root_task_id
-    named = envelope.type == AgentTask.type_name
-    implied = not envelope.type and any(pattern.matches(envelope.topic) for pattern in _TASKS)
-    return letter.id if named or implied else ""
+    if envelope.type:
+        return envelope.type == AgentTask.type_name
+    return any(pattern.matches(envelope.topic) for pattern in _TASKS)
+
+
+def task_of(letter: Letter) -> str:
+    """The root task that a letter belongs to, or the task that it is; empty: none."""
+    return letter.envelope.root_task_id or (letter.id if is_task(letter) else "")
 
 
 def row_of(letter: Letter, queue: str, *, lain: str = "") -> Fields:

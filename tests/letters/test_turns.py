@@ -12,13 +12,17 @@ from letters.scene import done
 
 from rockbot.context import Context
 from rockbot.errors import PermanentFailure
-from rockbot.events import Event, ToolInvoke
+from rockbot.events import AgentResponse, AgentTask, Event, ToolInvoke
 from rockbot.handler import CallNext
 from rockbot.letters.models import Edit, LetterFilter, Progress, ReplayOptions
 from rockbot.letters.service import LetterService
 from rockbot.operators.faults import InvalidRequest
 from rockbot.state.sqlite import SqliteStateStore
+from rockbot_messaging.envelope import MessageEnvelope
+from rockbot_messaging.ports import Door
+from rockbot_messaging.subscriptions import WatchSubscription
 from rockbot_messaging.testing import FakeClock, SequenceIds
+from rockbot_messaging.verdicts import Ack, Verdict
 
 QUEUE = "tools.desk"
 
@@ -166,6 +170,101 @@ async def test_its_task_is_begun_anew_when_asked_and_the_letter_is_put_away(town
     await town.say("still there?")
     await town.answered(3)
     assert len(town.answers) == 3
+
+
+# -- delegated tasks: their messages name the root task
+
+
+async def _delegated(town: Town, worker: Clumsy, *names: str, **fields: Any) -> str:
+    """A root task that is answered, and tasks under it in one conversation, the last of which stalls; its letter's id."""
+    worker.mended = True
+    await town.host(worker.plugin)
+    await town.say("use it", id="root", conversation_id="talk")
+    await town.answered(1)
+    for count, name in enumerate(names, 2):
+        worker.mended = name != names[-1]
+        await town.say("use it", id=name, conversation_id="work", root_task_id="root", **fields)
+        if worker.mended:
+            await town.answered(count)
+    (letter,) = await town.letters(QUEUE)
+    await town.until_status(names[-1], "stalled")
+    assert letter.envelope.root_task_id == "root"
+    return letter.id  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("names", [("child",), ("first", "second", "child")])
+async def test_a_step_of_a_delegated_task_belongs_to_the_turn_of_that_task(town: Town, names: tuple[str, ...]) -> None:
+    worker = Clumsy()
+    letter = await _delegated(town, worker, *names)
+    desk = _desk(town)
+    turn = (await desk.letter(QUEUE, letter)).turn
+    assert turn
+    assert (turn.task_id, turn.conversation_id, turn.state) == ("child", "work", "stalled")
+    worker.mended = True
+    assert (await _replay(desk)).worked == 1
+    *_, response = await town.answered(1 + len(names))
+    assert (response.task_id, response.status, response.output) == ("child", "completed", "you said 42")
+
+
+@pytest.mark.parametrize("names", [("child",), ("first", "child")])
+async def test_of_a_delegated_task_that_ended_that_task_is_begun_anew_and_not_the_root(
+    town: Town, names: tuple[str, ...]
+) -> None:
+    worker = Clumsy()
+    await _delegated(town, worker, *names)
+    town.clock.advance(8 * 86_400)
+    await town.hosts[0]._sweeper.run_once()
+    await town.until_status("child", "failed")
+    worker.mended = True
+    desk = _desk(town)
+    last = await _replay(desk)
+    assert "its turn (task child) has ended: failed" in last.refused[0][1]
+    assert (await _replay(desk, restart_turn=True)).worked == 1
+    *_, (envelope, response) = await _envelopes(town, 2 + len(names))
+    assert (response.status, response.output, response.conversation_id) == ("completed", "you said 42", "work")
+    assert response.task_id not in ("root", "child")
+    assert envelope.root_task_id == "root"
+    assert [each.task_id for _, each in town.answers].count("root") == 1
+
+
+async def test_a_delegated_task_that_nobody_accepted_is_no_step_of_its_root(town: Town) -> None:
+    worker = Clumsy()
+    worker.mended = True
+    await town.host(worker.plugin)
+    await town.say("use it", id="root", conversation_id="talk")
+    await town.answered(1)
+    await town.say("use it", id="child", conversation_id="x" * 600, root_task_id="root")
+    (letter,) = await town.letters("agent.assistant")
+    assert (await _desk(town).letter("agent.assistant", letter.id)).turn is None
+
+
+async def test_a_task_is_begun_anew_as_it_was_asked_for(town: Town) -> None:
+    worker = Clumsy()
+    await town.host(worker.plugin)
+    schema = {"type": "object"}
+    task = AgentTask(input="use it", user="ann", mode="queue", output_schema=schema, timeout_seconds=60)
+    await town.client.publisher.publish(
+        MessageEnvelope(topic="agent.task.assistant", body=task.to_body(), message_id="t", type=""), door=Door.PUBLIC
+    )
+    await town.letters(QUEUE)
+    await town.until_status("t", "stalled")
+    town.clock.advance(8 * 86_400)
+    await town.hosts[0]._sweeper.run_once()
+    await town.until_status("t", "failed")
+    heard: list[AgentTask] = []
+
+    async def hear(envelope: MessageEnvelope) -> Verdict:
+        heard.append(AgentTask.model_validate_json(envelope.body))
+        return Ack()
+
+    await town.client.subscriber.subscribe(WatchSubscription(name="tasks", patterns=("agent.task.*",)), hear)
+    assert (await _replay(_desk(town), restart_turn=True)).worked == 1
+    assert heard == [task.model_copy(update={"input": task.parts})]
+
+
+async def _envelopes(town: Town, count: int) -> list[tuple[MessageEnvelope, AgentResponse]]:
+    await town.answered(count)
+    return town.answers
 
 
 async def test_a_store_that_does_not_know_the_turn_says_nothing_and_the_step_is_sent_on(town: Town) -> None:
