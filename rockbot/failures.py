@@ -30,8 +30,6 @@ __all__ = ["FAILURES", "UPGRADE_WINDOW", "FailureRule", "describe_failures", "ve
 
 #: Seconds that what a newer release wrote waits for a host that can read it.
 UPGRADE_WINDOW: Final = 15 * 60
-#: Seconds between two looks at it.
-_UPGRADE_POLL: Final = 30.0
 #: Characters of a traceback that travel with a message.
 TRACEBACK_LIMIT: Final = 16_000
 #: Classes that say nothing about an error.
@@ -100,17 +98,13 @@ def _hand_back(exc: Exception) -> Verdict:
     return Retry(reason=_text(exc), counted=False, error_type=type(exc).__name__)
 
 
-def _await_upgrade(exc: Exception) -> Verdict:
-    return Retry(after=_UPGRADE_POLL, reason=_text(exc), counted=False, error_type=type(exc).__name__)
-
-
 FAILURES: Final[Sequence[FailureRule]] = (
     FailureRule((InvalidEvent, UnknownType, Unhandled), "dead letter at once", _dead),
     FailureRule((PermanentFailure, ConfigError, ArtifactMissing, BadSignature), "dead letter at once", _dead),
     FailureRule(
         (NewerRelease,),
         f"handed back for {UPGRADE_WINDOW // 60} minutes, costs no attempt; then dead letter",
-        _await_upgrade,
+        _hand_back,
         window=UPGRADE_WINDOW,
     ),
     FailureRule((TemporaryFailure,), "retry after the time it names, else by policy", _temporary),

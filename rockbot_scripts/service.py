@@ -39,8 +39,7 @@ __all__ = ["ScriptService", "subscriptions"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks at a request that a newer release wrote, and how many before it is dead: 15 minutes.
-_UPGRADE_POLL: Final = 30.0
+#: Seconds that a request which a newer release wrote waits for a service that can read it.
 _UPGRADE_WINDOW: Final = 15 * 60
 
 _EXPIRED: Final = "The script was not run: the deadline of its request had passed before it could start."
@@ -244,7 +243,7 @@ def _await_upgrade(envelope: MessageEnvelope, now_ms: int) -> Verdict:
     if failing_for(envelope, now_ms) >= _UPGRADE_WINDOW:
         reason = f"{reason}; no service could handle it for {_UPGRADE_WINDOW // 60} minutes"
         return DeadLetter(reason=reason, error_type="NewerRelease")
-    return Retry(after=_UPGRADE_POLL, reason=reason, counted=False)
+    return Retry(reason=reason, counted=False)
 
 
 def _append(path: Path, call_id: str, language: str) -> None:

@@ -279,12 +279,12 @@ async def test_a_newer_schema_version_waits_without_costing_an_attempt(foreign: 
         await foreign.send(TASK, OK, headers),
         await foreign.send("script.invoke.python", b'{"code": "1"}', headers),
     }
-    delayed = await _delayed(amqp_url, f"{SPACE}.agent.assistant.delay.30", 2)
-    delayed += await _delayed(amqp_url, f"{SPACE}.scripts.python.delay.30", 1)
+    delayed = await _delayed(amqp_url, f"{SPACE}.agent.assistant.delay.5", 2)
+    delayed += await _delayed(amqp_url, f"{SPACE}.scripts.python.delay.5", 1)
     assert {message.correlation_id for message in delayed} == sent
     for message in delayed:
         assert "rockbot-attempt" not in message.headers
-        assert message.headers["rockbot-handbacks"] == 1
+        assert message.headers["rockbot-handbacks"] == 2
     for queue in ("agent.assistant", "scripts.python"):
         letters = await foreign.bus.dead_letters.letters(queue, limit=500)
         assert not sent & {item.envelope.correlation_id for item in letters}
