@@ -1,4 +1,4 @@
-"""One host of the test of many conversations: ``talker.py SETTINGS TRACE``.
+"""One host of the test of many conversations: ``talker.py SETTINGS TRACE [wait]``; with ``wait`` it begins on a line of input.
 
 Its model works through a list of errands, one tool call each, and reads from the transcript how far it is. Every beginning
 and end of a call, and every result that is safely in the ledger, is a line of the trace. All hosts append to that, so the
@@ -30,7 +30,7 @@ from rockbot_handlers.llm.plugin import contribution
 from rockbot_messaging.clock import RandomIds, SystemClock
 
 #: Errands of a task: with the task itself, five replies of the model and four results of the tool, a turn has ten steps.
-ERRANDS: Final = 4
+ERRANDS: Final = int(os.environ.get("TALKER_ERRANDS", "4"))
 #: What every reply of the model takes.
 TOKENS: Final = 4
 #: Seconds that the model thinks.
@@ -117,6 +117,9 @@ async def main() -> None:
     ]
     ledger: Any = Ledger(StateLedger(store))
     host = compose(settings, bus=bus, store=store, ledger=ledger, plugins=plugins).host()
+    if sys.argv[3:] == ["wait"]:
+        print("composed", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
     with stop_on_signals() as stop:
         await host.start()
         print("consuming", flush=True)

@@ -29,7 +29,7 @@ TALKER = Path(__file__).with_name("talker.py")
 ANSWERS = WorkSubscription(name="talks-answers", patterns=("agent.response.*",), prefetch=200)
 STEPS = 2 + 2 * ERRANDS
 
-_TOOLS = """
+TOOLS = """
 from chaos.talker import done, note
 from rockbot.tools import ToolContext, Toolset
 
@@ -100,7 +100,7 @@ class Talks:
         self._trace = folder / "trace.jsonl"
         self._thinks = thinks
         state = state + self._namespace if state else f"sqlite:///{folder / 'state.db'}"
-        (folder / "tools.py").write_text(_TOOLS)
+        (folder / "tools.py").write_text(TOOLS)
         self._config.write_text(
             f'broker_url = "{url}"\nstate_url = "{state}"\nnamespace = "{self._namespace}"\n'
             f'model = "scripted/demo"\n[tools]\nfiles = ["{folder / "tools.py"}"]\n'
