@@ -18,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from rockbot.errors import ConfigError
+from rockbot.state.cancellation import KeptCancellation
 from rockbot.state.ports import StateUnavailable
 from rockbot.state.redis_scripts import SCRIPTS
 from rockbot.state.redis_whole_scripts import WHOLE_SCRIPTS
@@ -135,7 +136,7 @@ class RedisServer:
         client = self._client
         if client is None:
             raise not_open(self._address.shown)
-        with self._calls:
+        with self._calls, KeptCancellation():
             try:
                 try:
                     return await client.evalsha(self._hashes[script], 1, self._address.tag, *arguments)
@@ -189,7 +190,7 @@ class RedisServer:
         client = self._client
         if client is None:
             raise not_open(self._address.shown)
-        with self._calls:
+        with self._calls, KeptCancellation():
             try:
                 told = await client.info()
                 doubts = await _doubts(client)

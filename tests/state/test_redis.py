@@ -90,6 +90,26 @@ class TestLedgerInRedis(LedgerContract):
 
 
 @pytest.mark.full
+async def test_a_task_that_is_cancelled_in_any_moment_of_a_call_ends(store):
+    await store.open()
+    calls = 0
+
+    async def call():
+        nonlocal calls
+        while True:
+            await store.reserve(K, 1, limit=1, id="call", ttl=60)
+            calls += 1
+
+    for turns in range(300):
+        task = asyncio.create_task(call())
+        for _ in range(turns % 50):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task}, timeout=10)
+        assert task.cancelled()
+    assert calls
+
+
 async def test_three_replicas_on_a_thousand_open_rows_send_each_at_most_twice(url, advance):
     stores = [await opened(url, clock=_BY_HAND) for _ in range(3)]
     await three_replicas_start(stores, advance)
