@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from typing import Final, Literal, TextIO, final
 
 from rockbot_messaging.envelope import MessageEnvelope
+from rockbot_messaging.tracing import trace_id
 
-__all__ = ["IN_HAND", "JsonFormatter", "LineFormatter", "configure", "quiet_libraries", "trace_id"]
+__all__ = ["IN_HAND", "JsonFormatter", "LineFormatter", "configure", "quiet_libraries"]
 
 #: The message that is being handled: what is logged meanwhile, by whomever, says whose it was.
 IN_HAND: Final[ContextVar[MessageEnvelope | None]] = ContextVar("message_in_hand", default=None)
@@ -63,12 +64,6 @@ def _extras(record: logging.LogRecord) -> dict[str, object]:
         for name, value in record.__dict__.items()
         if name not in _STANDARD and value is not None and value != ""
     }
-
-
-def trace_id(traceparent: str | None) -> str:
-    """The id of the trace that a context belongs to; "" is none."""
-    parts = (traceparent or "").split("-")
-    return parts[1] if len(parts) >= 4 and len(parts[1]) == 32 else ""
 
 
 def _about(envelope: MessageEnvelope | None) -> dict[str, object]:

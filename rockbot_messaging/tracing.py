@@ -17,10 +17,16 @@ from rockbot_messaging.ports import (
 )
 from rockbot_messaging.subscriptions import WorkSubscription
 
-__all__ = ["NO_TRACING", "Attributes", "Span", "SpanKind", "Tracing", "traced"]
+__all__ = ["NO_TRACING", "Attributes", "Span", "SpanKind", "Tracing", "trace_id", "traced"]
 
 SpanKind = Literal["internal", "client"]
 Attributes = Mapping[str, str | bool | int | float | tuple[str, ...]]
+
+
+def trace_id(traceparent: str | None) -> str:
+    """The id of the trace that a context belongs to; "" is none."""
+    parts = (traceparent or "").split("-")
+    return parts[1] if len(parts) >= 4 and len(parts[1]) == 32 else ""
 
 
 class Span(Protocol):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rockbot.cli.render import Block, Facts, Grid, Prose
 from rockbot.cli.views import instant
+from rockbot_messaging.tracing import trace_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,7 +138,7 @@ def letter_blocks(letter: LetterView) -> list[Block]:
                 ("correlation", letter.correlation_id or ""),
                 ("reply to", letter.reply_to or ""),
                 ("deadline", instant(letter.deadline_ms)),
-                ("trace", _trace_id(letter.traceparent)),
+                ("trace", trace_id(letter.traceparent)),
                 ("content", letter.content_type),
                 ("headers", "\n".join(f"{name}: {value}" for name, value in letter.headers.items())),
                 ("broker", letter.broker),
@@ -203,11 +204,6 @@ def _turn(letter: LetterView) -> str:
     whose = f" of {turn.agent}" if turn.agent else ""
     what = "has ended: " if turn.ended else ""
     return f"{what}{turn.state or 'unknown'}{whose} (task {turn.task_id})"
-
-
-def _trace_id(traceparent: str | None) -> str:
-    parts = (traceparent or "").split("-")
-    return parts[1] if len(parts) > 1 else ""
 
 
 def _discarded(letter: LetterView) -> str:

@@ -25,6 +25,7 @@ from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.errors import BodyTooLarge
 from rockbot_messaging.packing import pack
 from rockbot_messaging.ports import Door
+from rockbot_messaging.tracing import trace_id
 
 __all__ = ["Engine"]
 
@@ -239,4 +240,9 @@ def _envelope(context: Context, command: Command) -> MessageEnvelope:
         conversation_id=command.conversation_id,
         root_task_id=command.root_task_id,
     )
-    return envelope.replace(deadline_ms=command.deadline_ms)
+    trace = command.traceparent
+    if trace is None:
+        return envelope.replace(deadline_ms=command.deadline_ms)
+    same = trace_id(trace) == trace_id(context.envelope.traceparent)
+    state = envelope.tracestate if same else None  # vendors' words about one trace mean nothing in another
+    return envelope.replace(deadline_ms=command.deadline_ms, traceparent=trace, tracestate=state)

@@ -43,7 +43,7 @@ class Command:
     """One message to send with the step. Its id is derived from the input's id, its tenant and `name`.
 
     `address` sends it to one queue instead of through its door. `awaits_answer` keeps it open until a later step names its
-    id in `answered`.
+    id in `answered`. `traceparent` is the trace context that it is sent in; None: that of the input.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Command:
     correlation_id: str | None = None
     conversation_id: str | None = None
     root_task_id: str | None = None
+    traceparent: str | None = None
     awaits_answer: bool = False
 
 

@@ -51,7 +51,8 @@ class TurnMachine:
 
     `known` are further snapshots by digest, those of tasks that were accepted before. `stored` says that the row of `agent`
     is known to be in the store: a new task need not write it. `memory` is what the agent has noted, as a section of the prompt of
-    a new task. `refused` is why it must not begin: it was cancelled before it came.
+    a new task. `refused` is why it must not begin: it was cancelled before it came. `trace` is the trace context of what is sent
+    on its behalf.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class TurnMachine:
         stored: bool = False,
         memory: str = "",
         refused: str | None = None,
+        trace: str | None = None,
     ) -> None:
         self._conversation_id = conversation_id
         self._agent = agent
@@ -72,6 +74,7 @@ class TurnMachine:
         self._stored = stored
         self._memory = memory
         self._refused = refused
+        self._trace = trace
 
     def initial(self) -> Conversation:
         return Conversation()
@@ -166,5 +169,6 @@ class TurnMachine:
             lane=event.lane,
             output_schema=event.output_schema,
             traceparent=envelope.traceparent,
+            trace=self._trace,
         )
         accept(draft, task, refused=self._refused)

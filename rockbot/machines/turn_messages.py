@@ -132,6 +132,7 @@ class TurnMessages:
             correlation_id=task.correlation_id or task.id,
             conversation_id=self.conversation_id,
             root_task_id=task.root,
+            traceparent=task.trace,
             awaits_answer=True,
         )
 
@@ -170,6 +171,7 @@ class TurnMessages:
             correlation_id=task.correlation_id or task.id,
             conversation_id=self.conversation_id,
             root_task_id=task.root,
+            traceparent=task.trace,
         )
 
     def status(self, task: Task, kind: StatusKind, text: str, *, number: int, tool: str, step: int) -> Command:
@@ -190,6 +192,7 @@ class TurnMessages:
             correlation_id=task.correlation_id or task.id,
             conversation_id=self.conversation_id,
             root_task_id=task.root,
+            traceparent=task.trace,
         )
 
     def stop(self, task: Task, calls: Sequence[str], reason: str) -> Command:
@@ -200,6 +203,7 @@ class TurnMessages:
             topic=CANCEL_TOPIC,
             conversation_id=self.conversation_id,
             root_task_id=task.root,
+            traceparent=task.trace,
         )
 
     def request_of(self, task: Task, call: PendingTool, arguments: dict[str, Any]) -> ApprovalRequest:
@@ -231,6 +235,7 @@ class TurnMessages:
             correlation_id=task.correlation_id or task.id,
             conversation_id=self.conversation_id,
             root_task_id=task.root,
+            traceparent=task.trace,
         )
 
     def open_approval(self, approval_id: str, request: ApprovalRequest | None) -> IndexWrite:

@@ -58,7 +58,7 @@ class Task(_Frozen):
 
     Tasks of older releases hold their whole snapshot.
 
-    `traceparent` is the context that it came with.
+    `traceparent` is the trace context that it came with, `trace` the one of everything that is sent on its behalf.
 
     `root_id` is the task on whose behalf it was delegated, in the end; empty: itself. `mode` is what it asked to become when
     the conversation is busy.
@@ -79,6 +79,7 @@ class Task(_Frozen):
     lane: TaskLane = "interactive"
     output_schema: dict[str, Any] | None = None
     traceparent: str | None = None
+    trace: str | None = None
 
     @property
     def root(self) -> str:

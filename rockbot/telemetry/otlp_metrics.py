@@ -73,8 +73,8 @@ class MetricBatches:
             found.sum,
             found.counts,
             BOUNDS,
-            float("nan"),
-            float("nan"),
+            None,  # type: ignore[arg-type]  # the least and the greatest are not kept, and optional on the wire
+            None,  # type: ignore[arg-type]
         )
 
 

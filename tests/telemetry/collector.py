@@ -10,15 +10,17 @@ from typing import Self
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
 class Collector:
-    """Use as a context; `spans` and `metrics` are what came, by name."""
+    """Use as a context; `spans` and `metrics` are what came, by name; `trace` is every span, with the service it is of."""
 
     def __init__(self) -> None:
         self.spans: dict[str, object] = {}
         self.metrics: dict[str, object] = {}
         self.services: set[str] = set()
+        self.trace: list[tuple[str, Span]] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -41,17 +43,19 @@ class Collector:
     def _take(self, path: str, body: bytes) -> None:
         if path == "/v1/traces":
             for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-                self._serve(resource.resource)
+                service = self._serve(resource.resource)
+                self.trace += [(service, span) for scope in resource.scope_spans for span in scope.spans]
                 self.spans |= {span.name: span for scope in resource.scope_spans for span in scope.spans}
         elif path == "/v1/metrics":
             for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
                 self._serve(resource.resource)
                 self.metrics |= {metric.name: metric for scope in resource.scope_metrics for metric in scope.metrics}
 
-    def _serve(self, resource: object) -> None:
-        for attribute in resource.attributes:  # type: ignore[attr-defined]
-            if attribute.key == "service.name":
-                self.services.add(attribute.value.string_value)
+    def _serve(self, resource: object) -> str:
+        given = {each.key: each.value.string_value for each in resource.attributes}  # type: ignore[attr-defined]
+        name = str(given["service.name"])
+        self.services.add(name)
+        return name
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -145,17 +145,21 @@ class Stage:
         """Send a task."""
         await self.stranger.publisher.publish(task, door=Door.PUBLIC)
 
-    async def ask(self, text: str, *, traceparent: str | None = STRANGER) -> tuple[MessageEnvelope, AgentResponse]:
-        """What the default agent answers."""
-        task = MessageEnvelope(
+    def task(self, text: str, *, traceparent: str | None, conversation_id: str | None = None) -> MessageEnvelope:
+        """A task for the default agent, to be answered here."""
+        return MessageEnvelope(
             topic="agent.task.assistant",
-            body=AgentTask(input=text).to_body(),
+            body=AgentTask(input=text, mode="queue").to_body(),
             message_id=f"task-{text}",
             type="",
             traceparent=traceparent,
+            conversation_id=conversation_id,
             reply_to=self.address,
         )
-        await self.tell(task)
+
+    async def ask(self, text: str, *, traceparent: str | None = STRANGER) -> tuple[MessageEnvelope, AgentResponse]:
+        """What the default agent answers."""
+        await self.tell(self.task(text, traceparent=traceparent))
         async with asyncio.timeout(20):
             return await self.answers.get()
 

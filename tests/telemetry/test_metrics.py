@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import datetime
 import re
 from pathlib import Path
 
 import pytest
 from telemetry.stage import Stage
 
+from rockbot.catalogue.spending import Spending, summed
 from rockbot.events import AgentTask
 from rockbot.health import Health, HealthServer
 from rockbot.settings import Settings
+from rockbot.state.keys import prefix
 from rockbot.telemetry.exposition import exposition_of
 from rockbot.telemetry.metrics import METRICS
 from rockbot.telemetry.process import telemetry_of
@@ -57,6 +60,25 @@ async def test_after_a_known_workload_the_numbers_are_what_happened() -> None:
         if name in (Names.DEAD_LETTERS, Names.TURN_STALLS, Names.DUPLICATES, Names.LIMIT_REFUSALS)
     }
     assert others == set()
+
+
+async def test_the_numbers_equal_the_ledger_and_the_books_exactly() -> None:
+    price = {"scripted/demo": {"input": 3, "output": 15}}
+    async with Stage(traces=False, prices={"models": price}).running() as stage:
+        today = datetime.datetime.fromtimestamp(stage.clock.now_ms() / 1000, datetime.UTC).date()
+        for text in (QUESTION, "Hello.", "What is 2 times 3?"):
+            await stage.ask(text)
+        page = await stage.store.list(prefix("default", "call"), limit=1000)
+        days = await Spending(stage.store).rows("default", since=today, until=today + datetime.timedelta(days=1))
+    (spent,) = summed(days, ("model",))
+    scripted = {"provider": "scripted", "model": "demo"}
+    made = stage.counted(Names.MODEL_CALLS, **scripted, outcome="ok")
+    assert made == spent.calls
+    assert made + stage.counted(Names.SCRIPT_RUNS, runtime="python", outcome="ok") == len(page.entries)
+    assert stage.counted(Names.MODEL_TOKENS, **scripted, kind="input") == spent.input_tokens
+    assert stage.counted(Names.MODEL_TOKENS, **scripted, kind="output") == spent.output_tokens
+    assert spent.cost > 0
+    assert stage.counted(Names.MODEL_COST, **scripted) == pytest.approx(spent.cost, abs=1e-9)
 
 
 async def test_a_copy_of_a_task_that_was_answered_is_no_second_turn() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import subprocess
 import sys
 from collections import Counter
+from enum import EnumType
 
 import pytest
 from opentelemetry.trace import SpanKind, StatusCode
@@ -96,6 +98,30 @@ async def test_a_task_without_a_trace_begins_one_that_its_reply_carries() -> Non
     assert {f"{trace:032x}" for trace in traces} == {
         (envelope.traceparent or "").split("-")[1] for envelope in (first, second)
     }
+
+
+async def test_tasks_that_wait_for_each_other_in_one_conversation_stay_in_their_own_traces() -> None:
+    async with Stage().running() as stage:
+        contexts = {text: f"00-{number:032x}-{number:016x}-01" for number, text in enumerate(("Hello.", QUESTION), 1)}
+        for text, context in contexts.items():
+            await stage.tell(stage.task(text, traceparent=context, conversation_id="c"))
+        async with asyncio.timeout(20):
+            replies = [(await stage.answers.get())[0] for _ in contexts]
+    assert sorted((reply.traceparent or "").split("-")[1] for reply in replies) == [f"{n:032x}" for n in (1, 2)]
+    chats = Counter(span.context.trace_id for span in stage.spans() if span.name == "chat demo")
+    assert chats == {1: 1, 2: 2}
+
+
+def test_the_names_are_those_of_the_conventions() -> None:
+    known: set[str] = set()
+    for page in ("db", "error", "gen_ai", "messaging"):
+        module = importlib.import_module(f"opentelemetry.semconv._incubating.attributes.{page}_attributes")
+        known |= {value for value in vars(module).values() if isinstance(value, str)}
+        known |= {member.value for value in vars(module).values() if isinstance(value, EnumType) for member in value}
+    ours = {name: value for name, value in vars(semconv).items() if name.isupper() and not name.startswith("ROCKBOT_")}
+    newer = {name for name, value in ours.items() if value not in known}
+    # Words of conventions that the installed package does not list yet, or has moved elsewhere.
+    assert newer <= {"GEN_AI_CACHE_WRITE_TOKENS"}
 
 
 async def test_what_the_stranger_does_not_record_is_not_recorded_and_goes_on_all_the_same() -> None:

@@ -125,10 +125,9 @@ class AgentHandler:
             stored=snapshot is not None and self._snapshots.is_stored(snapshot),
             memory=await self._noted(event, context, agent),
             refused=await self._refusal(context.envelope) if isinstance(event, AgentTask) else None,
+            trace=self._trace(context.envelope) if isinstance(event, AgentTask) else None,
         )
         stream = conversation_key(context.envelope.tenant, conversation_id)
-        if isinstance(event, AgentTask):
-            context.traceparent = self._tracing.begun(context.envelope.traceparent, context.envelope.message_id)
         engine = Engine(
             machine,
             self._state,
@@ -143,6 +142,10 @@ class AgentHandler:
             stepped = await self._step(engine, stream, event, context)
         if stepped and snapshot is not None and isinstance(event, AgentTask):
             self._snapshots.note_stored(snapshot)
+
+    def _trace(self, task: MessageEnvelope) -> str | None:
+        """The trace context of everything that a task leads to."""
+        return self._tracing.begun(task.traceparent, task.message_id)
 
     async def _step(
         self, engine: Engine[Conversation, TurnRecord], stream: Key, event: Event, context: Context

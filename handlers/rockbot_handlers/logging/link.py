@@ -15,8 +15,9 @@ from rockbot.context import Context
 from rockbot.errors import TemporaryFailure
 from rockbot.events import Event
 from rockbot.handler import CallNext
-from rockbot.logs import IN_HAND, trace_id
+from rockbot.logs import IN_HAND
 from rockbot_messaging.calls import CallBusy
+from rockbot_messaging.tracing import trace_id
 
 __all__ = ["LoggingLink"]
 
