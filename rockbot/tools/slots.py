@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import random
 from collections.abc import Callable
@@ -66,17 +67,20 @@ class _Kept:
 
     async def _keep(self) -> None:
         lease = self._lease
-        while not self._over.is_set():
+        while True:  # also where it was given back before this began
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LEASE_SECONDS / 3):
                     await self._over.wait()
             try:
                 if self._over.is_set():
                     await self._store.release_lease(lease)
-                elif not await self._store.acquire_lease(Key(lease.name), owner=lease.owner, ttl=LEASE_SECONDS):
+                    return
+                if not await self._store.acquire_lease(Key(lease.name), owner=lease.owner, ttl=LEASE_SECONDS):
                     logger.warning("the slot of a running tool call was taken by another", extra={"slot": lease.name})
             except StateError as exc:
                 logger.warning("a slot could not be kept", extra={"slot": lease.name, "error": str(exc)})
+                if self._over.is_set():
+                    return  # it runs out by itself
 
 
 @final
@@ -88,6 +92,7 @@ class Slots:
         self._owner = owner
         self._threads = asyncio.Semaphore(threads)
         self._tools: dict[str, asyncio.Semaphore] = {}
+        self._taken = itertools.count(1)
         self._order = random.Random()  # noqa: S311 - spreads replicas over slots, no secret
 
     async def take(self, tool: ToolSpec, *, call_id: str, in_thread: bool) -> Slot:
@@ -120,7 +125,8 @@ class Slots:
         return semaphore.release
 
     async def _leased(self, tool: ToolSpec, most: int, call_id: str) -> Callable[[], None]:
-        owner = f"{self._owner} {call_id}"
+        # Each taking is an owner of its own: a copy of a running call must not give its slot back.
+        owner = f"{self._owner} {call_id} {next(self._taken)}"
         for number in self._order.sample(range(most), most):
             name = key("host", "lease", "tool", tool.toolset, tool.name, str(number))
             lease = await self._store.acquire_lease(name, owner=owner, ttl=LEASE_SECONDS)

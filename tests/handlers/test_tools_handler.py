@@ -387,6 +387,36 @@ async def test_slots_across_replicas_are_shared_and_come_back_when_their_process
         assert said(await _retried(call, "alone", "third")) == "ok"
 
 
+async def test_copies_of_a_running_call_leave_slots_as_they_are(
+    desk: Toolset, call: Any, make_services: Callable[..., Services]
+) -> None:
+    go_on = asyncio.Event()
+    begun: asyncio.Queue[str] = asyncio.Queue()
+
+    @desk.tool(max_concurrency=2, across_replicas=True)
+    async def pair(context: ToolContext) -> str:
+        """Wait."""
+        begun.put_nowait(context.call_id)
+        await go_on.wait()
+        return "ok"
+
+    here, there, elsewhere = (_owned(make_services(), owner) for owner in ("here", "there", "elsewhere"))
+    async with asyncio.timeout(10):
+        first = asyncio.create_task(call("pair", worker=here, message_id="first"))
+        await begun.get()
+        for _ in range(10):
+            with pytest.raises(CallBusy):
+                await call("pair", worker=here, message_id="first")
+            for _ in range(20):
+                await asyncio.sleep(0)
+        second = asyncio.create_task(call("pair", worker=there, message_id="second"))
+        await begun.get()
+        with pytest.raises(TemporaryFailure, match="2 at a time"):
+            await call("pair", worker=elsewhere, message_id="third")
+        go_on.set()
+        assert [said(await each) for each in (first, second)] == ["ok", "ok"]
+
+
 def _owned(services: Services, owner: str) -> Services:
     return dataclasses.replace(services, owner=owner)
 
