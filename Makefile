@@ -12,7 +12,7 @@ VERSION := 0.1.0
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test chaos check fmt bench bench-long image lock clean
+.PHONY: help install run test test-images chaos check fmt bench bench-long image lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -72,9 +72,17 @@ bench-long: install ## a million messages: whether memory and cost per message s
 	@bash tests/nodes/install.sh
 	@$(BIN)/python -m tests.benchmarks.long $(BENCH_ARGS)
 
-image: ## build the container images, with docker or podman
+image: ## build the container images with docker or podman (PYTHON_IMAGE: another base; IMAGE_ARGS: more for the build)
 	@engine=$$(command -v docker || command -v podman) || { echo "make image needs docker or podman"; exit 1; }; \
-	for target in host scripts; do $$engine build --file docker/Dockerfile --target $$target --tag rockbot-$$target:$(VERSION) $(IMAGE_ARGS) . || exit 1; done
+	for target in host scripts cli; do \
+		$$engine build --file docker/Dockerfile --target $$target --tag rockbot-$$target:$(VERSION) \
+			--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null) \
+			$(if $(PYTHON_IMAGE),--build-arg PYTHON_IMAGE=$(PYTHON_IMAGE)) $(IMAGE_ARGS) . || exit 1; \
+	done
+
+test-images: install ## build the images and run them, with a broker: read-only, as nobody, with no network but the bus
+	@bash tests/nodes/install.sh
+	@$(BIN)/python -m pytest -m images -s tests/images $(PYTEST_ARGS)
 
 lock: ## resolve the pinned requirements anew (needs uv)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q \
