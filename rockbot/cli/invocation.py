@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, final
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rockbot.operator import Operator
     from rockbot.settings import Settings
 
-__all__ = ["Invocation", "command", "global_parameters", "group", "present"]
+__all__ = ["Invocation", "command", "command_word", "global_parameters", "group", "present"]
 
 Command = Callable[..., "int | Coroutine[Any, Any, int | None] | None"]
 
@@ -93,6 +93,18 @@ class Invocation:
 
         async with open_operator(self.settings(), composed=composed) as operator:
             yield operator
+
+
+def command_word(arguments: Sequence[str]) -> str | None:
+    """The first argument that is neither a global option nor the value of one; None if there is none before the help."""
+    takes_value = {name for kind, names, _, _ in _GLOBALS.values() if kind is not bool for name in names}
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in takes_value:
+            next(rest, None)
+        elif not argument.startswith("-"):
+            return argument
+    return None
 
 
 def global_parameters(*, hidden: bool) -> list[inspect.Parameter]:

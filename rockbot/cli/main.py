@@ -4,31 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Annotated, Any, Final
 
 import typer
 
-from rockbot.cli import (
-    agents,
-    approvals,
-    contract,
-    costs,
-    inspecting,
-    letters,
-    messages,
-    models,
-    processes,
-    state,
-    tasks,
-    tools,
-    topology,
-    turns,
-)
-from rockbot.cli.invocation import Invocation, global_parameters, present
+from rockbot.cli.invocation import Invocation, command_word, global_parameters, present
 from rockbot.cli.render import Screen
 
-__all__ = ["app", "main", "run"]
+__all__ = ["main", "run"]
 
 _EPILOG: Final = "\n\n".join(
     (
@@ -45,13 +30,23 @@ _EPILOG: Final = "\n\n".join(
 
 _INTERRUPTED: Final = 130
 
-app = typer.Typer(
-    name="rockbot",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    epilog=_EPILOG,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+#: Modules of this package in the order of the help, and the words that each registers.
+_PARTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "processes": ("up", "run", "scripts"),
+    "messages": ("publish", "ask"),
+    "tasks": ("tasks",),
+    "turns": ("turn",),
+    "approvals": ("approvals",),
+    "letters": ("dlq",),
+    "inspecting": ("pipeline", "doctor", "config"),
+    "state": ("state",),
+    "agents": ("agents",),
+    "models": ("models",),
+    "costs": ("costs",),
+    "tools": ("tools", "policy"),
+    "contract": ("contract",),
+    "topology": ("topology",),
+}
 
 
 def _version(wanted: bool) -> None:
@@ -69,9 +64,18 @@ def _root(ctx: typer.Context, **given: Any) -> None:
     call.take(given)
 
 
-def _assemble() -> None:
+def _assemble(arguments: Sequence[str]) -> typer.Typer:
+    """All commands, or, when one is called by its name, just the part that it belongs to: building all of them takes longer
+    than most commands do."""
     import inspect
 
+    app = typer.Typer(
+        name="rockbot",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        epilog=_EPILOG,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
     version = inspect.Parameter(
         "version",
         inspect.Parameter.KEYWORD_ONLY,
@@ -82,26 +86,11 @@ def _assemble() -> None:
     )
     present(_root, _root, [*global_parameters(hidden=False), version])
     app.callback()(_root)
-    for part in (
-        processes,
-        messages,
-        tasks,
-        turns,
-        approvals,
-        letters,
-        inspecting,
-        state,
-        agents,
-        models,
-        costs,
-        tools,
-        contract,
-        topology,
-    ):
-        part.register(app)
-
-
-_assemble()
+    word = command_word(arguments)
+    called = [part for part, words in _PARTS.items() if word in words]
+    for part in called or _PARTS:
+        import_module(f"rockbot.cli.{part}").register(app)
+    return app
 
 
 def main() -> None:
@@ -115,7 +104,7 @@ def run(arguments: Sequence[str]) -> int:
     if "--json" in arguments:
         call.take({"as_json": True})  # so that wrong usage, found out before any option is read, is JSON too
     try:
-        result = typer.main.get_command(app).main(
+        result = typer.main.get_command(_assemble(arguments)).main(
             args=list(arguments), prog_name="rockbot", standalone_mode=False, obj=call
         )
         code = result if isinstance(result, int) else 0

@@ -47,6 +47,19 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert done.stdout
 
 
+def test_a_command_loads_its_own_part_alone_and_each_part_is_found_by_its_words() -> None:
+    program = (
+        "import sys, typer; from importlib import import_module; from rockbot.cli import main;"
+        " main.run(['--config', 'none.toml', 'costs', '-h']); loaded = {*sys.modules};"
+        " print([part for part in main._PARTS if f'rockbot.cli.{part}' in loaded], file=sys.stderr)\n"
+        "for part, words in main._PARTS.items():\n"
+        "    app = typer.Typer(); import_module(f'rockbot.cli.{part}').register(app)\n"
+        "    assert {*(c.name for c in app.registered_commands), *(g.name for g in app.registered_groups)} == {*words}, part"
+    )
+    done = python("-c", program)
+    assert (done.returncode, done.stderr.strip()) == (0, "['costs']")
+
+
 def test_help_tells_the_exit_codes(alone: Alone) -> None:
     ran = alone("-h")
     assert ran.code == 0
