@@ -123,12 +123,12 @@ class Office:
 
     async def asked(self) -> None:
         """Return when the model has been asked."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await self._held.wait()
         self._held.clear()
 
     async def answer(self, id: str) -> AgentResponse:
-        async with asyncio.timeout(5), self._changed:
+        async with asyncio.timeout(60), self._changed:
             await self._changed.wait_for(lambda: id in self.answers)
             return self.answers[id]
 
@@ -160,7 +160,7 @@ def write(path: str, text: str) -> None:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not true():
             await asyncio.sleep(0.001)
 

@@ -116,14 +116,14 @@ async def test_an_interrupted_action_finishes_its_batch_and_goes_on_the_next_tim
     assert out.endswith(" of 200 letters; interrupted\n")
     assert b"the same command goes on with the rest" in session.screen
     assert b"Traceback" not in session.screen
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while host.actions.running:
             await asyncio.sleep(0)
     left = await host.lying()
     assert 0 < len(left) < 200
     again = await at_a_terminal(host, "dlq", "replay", QUEUE, "--all", "--yes")
     assert await again.end() == (0, f"sent on {len(left)} letters\n")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(host.agent.seen) < 200:
             await asyncio.sleep(0)
     assert len({seen.message_id for seen in host.agent.seen}) == 200

@@ -33,7 +33,7 @@ def nobody_at_the_keyboard(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def seen(host: FakeHost, count: int) -> list[str]:
     """Ids of the messages that the agent got, once it has so many."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(host.agent.seen) < count:
             await asyncio.sleep(0)
     return sorted(message.message_id for message in host.agent.seen)

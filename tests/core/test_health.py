@@ -97,7 +97,7 @@ async def serve(made: Health) -> tuple[HealthServer, int]:
 
 
 async def ask(port: int, request: bytes) -> tuple[int, dict[str, Any] | None]:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request)
         writer.write_eof()

@@ -62,7 +62,7 @@ async def test_a_started_host_consumes_and_owns_the_queues_it_addresses() -> Non
     await house.client.open()
     stop = asyncio.Event()
     running = asyncio.create_task(house.host.run(stop))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not house.host.health.started:
             await asyncio.sleep(0)
         assert house.host.health.ready()[0]
@@ -87,7 +87,7 @@ async def test_draining_finishes_what_is_in_hand_and_takes_nothing_new() -> None
     house = House(act)
     await house.client.open()
     await house.host.start()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await house.client.publish(envelope(type="test.ping", message_id="first"))
         await begun.wait()
         draining = asyncio.create_task(house.host.drain())
@@ -118,7 +118,7 @@ async def test_what_does_not_finish_in_the_drain_time_is_handed_back() -> None:
     house = House(act, drain_seconds=0)
     await house.client.open()
     await house.host.start()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await house.client.publish(envelope(type="test.ping"))
         await begun.wait()
         assert await house.host.drain() == 1
@@ -133,7 +133,7 @@ async def test_a_drained_host_lets_another_one_sweep_the_timers_at_once() -> Non
 
     house = House(act)
     await house.host.start()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while await house.store.acquire_lease(key("host", "lease", "timers"), owner="b", ttl=1) is not None:
             house.clock.advance(2)
             await asyncio.sleep(0)

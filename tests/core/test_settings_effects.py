@@ -193,7 +193,7 @@ async def test_letters_are_scanned_as_often_as_the_settings_say() -> None:
     try:
         await bus.publisher.publish(message("agent.task.assistant").replace(body=b"no json"))
         await buried(bus, "agent.assistant", 1)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while measures.value(Names.DEAD_LETTER_DEPTH, queue="agent.assistant") != 1:
                 await asyncio.sleep(0)
     finally:
@@ -224,7 +224,7 @@ async def test_old_artifacts_end_in_a_state_store_and_are_swept_from_a_folder(
     host = container.host()
     await host.start()
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while path.exists():
                 await asyncio.sleep(0)
     finally:
@@ -254,7 +254,7 @@ async def test_a_second_look_at_letters_waits_as_long_as_it_is_set() -> None:
         await bus.publisher.publish(message("job.a"))
         await buried(bus, "work", 1)
         walk = asyncio.create_task(bus.dead_letters.walk("work", linger))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await looking.wait()
             with pytest.raises(LettersBusy):
                 await bus.dead_letters.walk("work", linger)

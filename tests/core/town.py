@@ -144,12 +144,12 @@ class Town:
         await self.client.publisher.publish(envelope, door=Door.PUBLIC)
 
     async def answered(self, count: int) -> list[AgentResponse]:
-        async with asyncio.timeout(10), self._changed:
+        async with asyncio.timeout(60), self._changed:
             await self._changed.wait_for(lambda: len(self.answers) >= count)
         return [response for _, response in self.answers]
 
     async def letters(self, queue: str, count: int = 1) -> list[Any]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 letters = await self.client.dead_letters.letters(queue)
                 if len(letters) >= count:
@@ -163,7 +163,7 @@ class Town:
         return json.loads(entry.value)["status"] if entry else ""
 
     async def until_status(self, task: str, status: str) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await self.status(task) != status:
                 await asyncio.sleep(0)
 

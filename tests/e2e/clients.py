@@ -43,7 +43,7 @@ class Answers:
         future.set_result(json.loads(body))
 
     async def answer(self, correlation_id: str) -> dict[str, Any]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await self._future(correlation_id)
 
     def _future(self, correlation_id: str) -> asyncio.Future[dict[str, Any]]:

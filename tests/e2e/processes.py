@@ -23,7 +23,7 @@ def environment(**changes: str) -> dict[str, str]:
 
 @asynccontextmanager
 async def running(
-    *arguments: str, until: str, env: dict[str, str], cwd: Path, timeout: float = 60
+    *arguments: str, until: str, env: dict[str, str], cwd: Path, timeout: float = 120
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """`rockbot ARGUMENTS`, yielded once its log has a record with the message `until`; ended with SIGTERM."""
     process = await asyncio.create_subprocess_exec(
@@ -67,7 +67,7 @@ def _message(line: bytes) -> str:
 
 
 async def rockbot(
-    arguments: Sequence[str], *, env: dict[str, str], cwd: Path, timeout: float = 60
+    arguments: Sequence[str], *, env: dict[str, str], cwd: Path, timeout: float = 120
 ) -> tuple[int, str, str]:
     """Run `rockbot ARGUMENTS` to its end; exit code, standard output, standard error."""
     process = await asyncio.create_subprocess_exec(

@@ -13,11 +13,11 @@ import pytest
 from e2e.processes import environment, rockbot
 from nodes.rabbitmq import free_port
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(240)]
 
 
 async def _says(cwd: Path, command: str, code: int, *words: str, **variables: str) -> None:
-    ended, out, err = await rockbot(shlex.split(command), env=environment(**variables), cwd=cwd, timeout=40)
+    ended, out, err = await rockbot(shlex.split(command), env=environment(**variables), cwd=cwd, timeout=120)
     assert (ended, out) == (code, ""), err
     lines = [line for line in err.splitlines() if not line.startswith("{")]
     assert lines[0].startswith("error: "), err
@@ -115,7 +115,7 @@ async def test_a_missing_extra_is_named_with_the_command_that_installs_it(
         python, "-m", "rockbot.cli", *shlex.split(command),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment(), cwd=tmp_path,
     )  # fmt: skip
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(120):
         out, err = await process.communicate()
     assert (process.returncode, out) == (3, b""), err.decode()
     assert f"pip install 'rockbot[{extra}]'" in err.decode()

@@ -67,7 +67,7 @@ async def test_what_is_no_json_waits_as_a_dead_letter_and_is_answered_once_mende
     poison = _client().replace("task = json.dumps", "task = 'not json' #")
     client = asyncio.create_task(_run_client(env, poison, tmp_path))
     letters: list[dict[str, Any]] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not letters:
             code, out, err = await rockbot(["--json", "dlq", "list", "agent.assistant"], env=env, cwd=tmp_path)
             assert code == 0, err

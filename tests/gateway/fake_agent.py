@@ -226,7 +226,7 @@ class FakeHost:
 
     async def until_dead(self, letter_id: str, queue: str = "agent.assistant") -> None:
         """Wait until a message has become a letter."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while letter_id not in await self.lying(queue):
                 await asyncio.sleep(0)
 

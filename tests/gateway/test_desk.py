@@ -128,7 +128,7 @@ async def test_letters_are_sent_on(operator: Operator, operated: FakeHost) -> No
     assert (end.action, end.worked, end.refusals) == ("replay", 1, 0)
     end = await last(operator.dead_letters.replay(LetterFilter(queue=QUEUE), ReplayOptions(), actor="me"))
     assert end.worked == 2
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(operated.agent.seen) < 3:
             await asyncio.sleep(0)
     assert sorted(seen.message_id for seen in operated.agent.seen) == ["letter-0", "letter-1", "letter-2"]
@@ -152,7 +152,7 @@ async def test_a_mended_letter_is_sent_on_and_kept(operator: Operator, operated:
     edit = Edit(body=body.decode(), headers={"k": "w"})
     message = await operator.dead_letters.edit(QUEUE, "letter-1", edit, actor="me")
     assert (message.message_id, message.topic) == ("letter-1", "agent.task.assistant")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await operated.agent.asked.wait()
     seen = operated.agent.seen[0]
     assert (seen.body, seen.headers["k"]) == (body, "w")
@@ -230,7 +230,7 @@ async def test_a_follower_that_leaves_stops_the_action_after_the_batch_in_hand(
         async for step in steps:
             if step.worked:
                 break
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while operated.actions.running:
             await asyncio.sleep(0)
     left = await operated.lying()

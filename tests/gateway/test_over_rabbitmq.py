@@ -56,7 +56,7 @@ async def fleet(amqp_url: str) -> AsyncIterator[Fleet]:
 
 
 async def test_a_question_is_followed_to_its_answer(fleet: Fleet) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         events = [event async for event in fleet.operator.ask("assistant", "hello", timeout=10)]
     assert isinstance(events[-1], AgentResponse)
     assert (events[-1].output, [event.kind for event in events[:-1]]) == ("HELLO", ["accepted", "tool_call"])  # type: ignore[union-attr]
@@ -78,7 +78,7 @@ async def test_a_dead_letter_is_read_mended_and_handled(fleet: Fleet) -> None:
     operator = fleet.operator
     message = await operator.publish("agent.task.assistant", b"\xffnot json", headers={"k": "v"})
     desk = operator.dead_letters
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not (await desk.find(LetterFilter(queue="agent.assistant"))).total:
             await asyncio.sleep(0.05)
     letter = await desk.letter("agent.assistant", message.message_id[:8])
@@ -92,7 +92,7 @@ async def test_a_dead_letter_is_read_mended_and_handled(fleet: Fleet) -> None:
     assert depths == {"agent.assistant": 1, "unrouted": 0}
     assert (await operator.doctor()).worst == "warn"
     await desk.edit("agent.assistant", letter.id, Edit(body='{"input": "mended"}'), actor="me")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(fleet.agent.seen) < 2:
             await asyncio.sleep(0)
     assert fleet.agent.seen[1].message_id == letter.id

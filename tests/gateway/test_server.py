@@ -123,7 +123,7 @@ async def test_stopping_ends_a_question_in_flight() -> None:
             async for _ in operator.ask("assistant", "silent", timeout=60):
                 pass
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             async with serve(create_app(host.operator), host.socket):
                 waiting = asyncio.create_task(ask())
                 await host.agent.asked.wait()

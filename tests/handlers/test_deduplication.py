@@ -118,7 +118,7 @@ async def test_of_two_copies_at_the_same_time_one_has_its_effects(store: MemoryS
             await both.wait()
 
     bench = Bench(store, clock, before=meet)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert await asyncio.gather(bench.take(), bench.take()) == [Ack(), Ack()]
     assert bench.till.handled[M] == 2
     assert (await balance(store), bench.duplicates) == (1, 1)

@@ -160,7 +160,7 @@ async def test_a_batch_does_not_wait_for_more_than_its_time(
         heard.set()
 
     settings = StreamingSettings(batch_seconds=0.01, batch_chars=1000)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await streaming(store, signal, settings).of(context).make(Thinking(), REQUEST)
     assert [(delta.text, delta.done) for delta in ear.deltas] == [("Wait", False), ("", True)]
 
@@ -316,7 +316,7 @@ async def test_an_answer_does_not_wait_for_its_text_to_be_stored(ear: Ear, conte
     store = SlowStore(clock)
     await store.store.open()
     calls = Streaming(StreamingSettings(), state=store, signal=ear)  # type: ignore[arg-type]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert await calls.of(context).make(Dictated(["so"]), REQUEST) == reply("so")
     assert ear.deltas[-1].done
     store.gate.set()
@@ -327,7 +327,7 @@ async def test_an_answer_does_not_wait_for_its_text_to_be_stored(ear: Ear, conte
 
 async def test_a_cancelled_call_leaves_no_task_behind(store: MemoryStateStore, ear: Ear, context: Context) -> None:
     task = asyncio.create_task(streaming(store, ear).of(context).make(Dictated(["a"] * 10, pace=0.01), REQUEST))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not ear.heard:
             await asyncio.sleep(0)
     task.cancel()
@@ -414,7 +414,7 @@ class _Watchers:
         person = Person()
         async with watch_replies(bus.subscriber, CONVERSATION) as watcher:
             call = asyncio.create_task(over(bus, live_store).of(context).make(Dictated(["It ", "is ", "so."]), REQUEST))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 async for update in watcher:
                     person.see(update)
                     if update.done:
@@ -452,7 +452,7 @@ async def test_a_watcher_sees_its_own_conversation_and_tenant_alone(
             one = make_context(REQUEST, "llm.request.test.interactive")
             one.envelope = one.envelope.replace(**changes)
             await calls.of(one).make(Dictated([f"mine: {not changes}"]), REQUEST)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             async for update in watcher:
                 assert update.text == "mine: True"[: len(update.text)]
                 if update.done:
@@ -476,7 +476,7 @@ async def test_a_reply_whose_end_was_lost_on_the_way_is_found_in_its_snapshot(
     person = Person()
     async with watch_replies(bus.subscriber, CONVERSATION, snapshots=ReplySnapshots(live_store)) as watcher:
         await streaming(live_store, lossy).of(context).make(Dictated(["Almost ", "all ", "of it"]), REQUEST)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             async for update in watcher:
                 person.see(update)
                 if update.done:

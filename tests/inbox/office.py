@@ -45,7 +45,7 @@ def order(name: str, key: str | None = None, **fields: Any) -> MessageEnvelope:
     return MessageEnvelope(message_id=name, body=b"{}", **given)
 
 
-async def until(condition: Callable[[], Any], seconds: float = 10) -> None:
+async def until(condition: Callable[[], Any], seconds: float = 60) -> None:
     try:
         async with asyncio.timeout(seconds):
             while not condition():

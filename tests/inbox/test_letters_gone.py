@@ -37,7 +37,7 @@ def _service(office: Office, store: MemoryStateStore, clock: FakeClock, **settin
 
 
 async def _until_held_up(store: MemoryStateStore) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(await BlockedKeys(store).list("orders")) < 2:
             await asyncio.sleep(0.001)
 

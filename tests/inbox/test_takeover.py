@@ -357,7 +357,7 @@ def test_any_interleaving_keeps_the_order_of_each_key_and_settles_each_message_o
                 for _ in range(number):
                     await asyncio.sleep(0)
         expected = sum(map(len, arrived.values()))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(set(story.done)) < expected:
                 await _idle(offices)
                 clock.advance(16)
@@ -465,7 +465,7 @@ async def test_orders_are_kept_over_rabbitmq_with_cut_connections_and_a_dead_rea
     for number in range(240):
         key = f"key-{number % 12}"
         names.setdefault(key, []).append(f"{key}:{len(names.get(key, []))}")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     await publisher.publisher.publish(order(names[key][-1], key))
@@ -477,7 +477,7 @@ async def test_orders_are_kept_over_rabbitmq_with_cut_connections_and_a_dead_rea
         if number == 120:
             await reader.kill()
     await until(lambda: len(set(story.done)) == 240 - len(names["key-3"]) + 5, 40)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await helper.bus.dead_letters.letters("orders"):
             await asyncio.sleep(0.05)
         while not await helper.inboxes.blocked("orders"):

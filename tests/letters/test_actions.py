@@ -307,7 +307,7 @@ async def test_while_an_action_is_at_work_questions_do_not_wait_for_it(scene: Sc
     await scene.rows()
     async with aclosing(scene.desk.replay(LetterFilter(), AS_IT_IS, actor="me")) as steps:  # type: ignore[type-var]
         await anext(aiter(steps))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert len(await scene.rows(scene.service())) == 250
 
 

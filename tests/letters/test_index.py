@@ -59,7 +59,7 @@ async def test_what_a_host_buries_is_recorded_under_the_key_that_a_scan_would_us
     sent = MessageEnvelope(topic="order.created", body=b"{}", message_id="order-1", type="shop.order")
     await scene.bus.publisher.publish(sent)
     await died.wait()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not (letters := await scene.bus.dead_letters.letters("orders")):
             await asyncio.sleep(0)
     scene.recorder.start()
@@ -245,7 +245,7 @@ async def test_rows_wait_for_a_store_that_is_away_and_the_teller_does_not(flaky:
     recorder.start()
     for number in range(450):
         recorder.carried_out("orders", _burial(f"m{number}"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await napping.wait()
     flaky.away = False
     awake.set()

@@ -116,7 +116,7 @@ async def test_a_call_refused_while_it_runs_is_stopped(ledger: StateLedger) -> N
             stopped.append("stopped")
         return b""
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         with pytest.raises(CallRefused, match="cancelled"):
             await calls_of(ledger, claim_seconds=0.01).run("c", tenant="t", work=slow)
     assert stopped == ["stopped"]
@@ -147,7 +147,7 @@ async def test_a_running_calls_claim_is_renewed(ledger: StateLedger, clock: Fake
         return b"done"
 
     calls = LedgeredCalls(Watched(), owner="a", claim_seconds=0.03)  # type: ignore[arg-type]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert await calls.run("c", tenant="t", work=slow) == b"done"
 
 

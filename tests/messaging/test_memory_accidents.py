@@ -79,7 +79,7 @@ class _World:
 
     async def finish(self, publisher: MemoryBus) -> None:
         await self.consume(prefetch=10)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while sum(self.acknowledged.values()) + await depth(publisher, "work") < len(self.published):
                 self.clock.advance(1)
                 await asyncio.sleep(0)

@@ -137,7 +137,7 @@ async def test_cancelling_is_an_end_and_not_a_death(bench: Bench) -> None:
     bench.gate.clear()
     for _ in range(5):
         task = start(bench.handle(_envelope("slow", redelivered=True)))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await bench.begun("slow") != 1:
                 await asyncio.sleep(0)
             while not bench.handled:
@@ -176,7 +176,7 @@ async def test_of_messages_begun_before_a_process_handles_one_at_a_time_over_all
         await bench.marks.begin(subscription, name, tenant="default")
     bench.gate.clear()
     first = start(bench.handle(_envelope("a", redelivered=True)))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while bench.handled != ["a"]:
             await asyncio.sleep(0)
         second = start(bench.elsewhere(_envelope("b", redelivered=True)))

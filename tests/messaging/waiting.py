@@ -16,8 +16,8 @@ async def settle() -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let others run until `condition` holds; TimeoutError when it does not within 10 real seconds."""
-    async with asyncio.timeout(10):
+    """Let others run until `condition` holds; TimeoutError when it does not within a real minute."""
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0)
 

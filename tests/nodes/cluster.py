@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import final
 
-from .erlang import MISSING, START_SECONDS, greets, installation, listens, port_mapper
+from .erlang import MISSING, START_SECONDS, evaluated, greets, installation, listens, port_mapper
 from .launching import free_port, kill, launch
 
 
@@ -31,7 +31,8 @@ class ClusterMember:
         self._home.mkdir()
         self._process: subprocess.Popen[bytes] | None = None
         cookie = self._home / ".erlang.cookie"
-        cookie.write_text(f"ROCKBOT{mapper_port}")
+        self._cookie = f"ROCKBOT{mapper_port}"
+        cookie.write_text(self._cookie)
         cookie.chmod(0o400)
         (self._home / "enabled_plugins").write_text("[].\n")
         self._env = {
@@ -108,6 +109,11 @@ class ClusterMember:
         """Run `rabbitmqctl` against this member; returns what it printed."""
         return self._run("rabbitmqctl", "--quiet", *arguments)
 
+    def evaluate(self, code: str) -> str:
+        """Have this member evaluate an Erlang expression; returns what it is, as text."""
+        value = evaluated(code, node=self.name, cookie=self._cookie, env=self._env)
+        return self.ctl("eval", code).strip() if value is None else value
+
     def _run(self, tool: str, *arguments: str) -> str:
         done = subprocess.run(
             [str(self._sbin / tool), *arguments],
@@ -161,9 +167,8 @@ class RabbitCluster:
         _wait(self._complete)
 
     def _complete(self) -> bool:
-        script = 'io:format("~b", [length(rabbit_nodes:all_running())]).'
-        # Membership is one table that all of them share; asking each would take seconds.
-        return self.members[0].ctl("eval", script).startswith(str(len(self.members)))
+        # Membership is one table that all of them share.
+        return self.members[0].evaluate("length(rabbit_nodes:all_running()).") == str(len(self.members))
 
     def restart(self, member: ClusterMember) -> None:
         """Start a killed member again and wait until it accepts AMQP."""

@@ -6,6 +6,8 @@ import contextlib
 import os
 import shutil
 import socket
+import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +42,35 @@ def port_mapper() -> str:
     if found is None:
         raise RuntimeError(MISSING)
     return found
+
+
+def caller() -> str | None:
+    """The program that asks a node to evaluate something: in no time, where starting `rabbitmqctl` takes a second of CPU."""
+    return shutil.which("erl_call") or next(map(str, Path("/usr/lib/erlang").glob("erts-*/bin/erl_call")), None)
+
+
+def evaluated(code: str, *, node: str, cookie: str, env: Mapping[str, str]) -> str | None:
+    """What an expression is on a node, as text; None where there is no `caller`.
+
+    Raises:
+        RuntimeError: the node is gone, or the expression failed.
+    """
+    program = caller()
+    if program is None:
+        return None
+    done = subprocess.run(
+        [program, "-c", cookie, "-sname", node, "-e"],
+        input=f"{code.strip()}\n",
+        env=dict(env),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    answer = done.stdout.strip()
+    if done.returncode or not answer.startswith("{ok, "):
+        raise RuntimeError(f"{code}: {answer}{done.stderr}")
+    return answer.removeprefix("{ok, ").removesuffix("}")
 
 
 def listens(port: int) -> bool:

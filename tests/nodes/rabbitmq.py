@@ -15,12 +15,22 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 import pytest
 
-from .erlang import MISSING, START_SECONDS, greets, installation, listens, port_mapper
+from .erlang import MISSING, START_SECONDS, evaluated, greets, installation, listens, port_mapper
 from .launching import free_port, kill, launch
+
+MEMORY: Final = "512MB"
+# Erlang for the virtual host of a URL without one, and for who changes users.
+_ROOT: Final = '<<"/">>'
+_ACTOR: Final = '<<"tests">>'
+
+
+def _binary(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'<<"{escaped}"/utf8>>'
 
 
 @final
@@ -62,6 +72,7 @@ class RabbitNode:
         self._home = Path(tempfile.mkdtemp(prefix="rockbot-rabbit-"))
         self.port = free_port()
         self.name = f"rb{self.port}@localhost"
+        self._cookie = f"ROCKBOT{self.port}"
         self._mapper_port = free_port()
         self._env = self._environment(self._mapper_port, free_port())
         self._mapper: subprocess.Popen[bytes] | None = None
@@ -83,12 +94,12 @@ class RabbitNode:
     def _environment(self, epmd: int, dist: int) -> dict[str, str]:
         home = self._home
         cookie = home / ".erlang.cookie"
-        cookie.write_text(f"ROCKBOT{self.port}")
+        cookie.write_text(self._cookie)
         cookie.chmod(0o400)
         (home / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
             "loopback_users = none\n"
-            "vm_memory_high_watermark.absolute = 512MB\n"
+            f"vm_memory_high_watermark.absolute = {MEMORY}\n"
             "disk_free_limit.absolute = 50MB\n" + self._extra_config
         )
         (home / "enabled_plugins").write_text(f"[{','.join(self._plugins)}].\n")
@@ -158,6 +169,15 @@ class RabbitNode:
             raise RuntimeError(f"rabbitmqctl {' '.join(arguments)}: {done.stdout}{done.stderr}")
         return done.stdout
 
+    def evaluate(self, code: str) -> str:
+        """Have the node evaluate Erlang expressions; returns what the last one is, as text.
+
+        Raises:
+            RuntimeError: the node is gone, or an expression failed.
+        """
+        value = evaluated(code, node=self.name, cookie=self._cookie, env=self._env)
+        return self.ctl("eval", code).strip() if value is None else value
+
     def add_user(
         self,
         name: str,
@@ -170,13 +190,29 @@ class RabbitNode:
         tags: Sequence[str] = (),
     ) -> str:
         """Make a user with exactly these permissions (`topics`: exchange, write, read) and return its URL."""
-        self.ctl("add_user", name, password)
-        self.ctl("set_permissions", "-p", "/", name, configure, write, read)
+        who = _binary(name)
+        self.evaluate(f"rabbit_auth_backend_internal:add_user({who}, {_binary(password)}, {_ACTOR}).")
+        self.permit(name, configure=configure, write=write, read=read)
         for topic in topics:
-            self.ctl("set_topic_permissions", "-p", "/", name, *topic)
+            said = ", ".join(map(_binary, topic))
+            call = f"rabbit_auth_backend_internal:set_topic_permissions({who}, {_ROOT}, {said}, {_ACTOR})."
+            self.evaluate(call)
         if tags:
-            self.ctl("set_user_tags", name, *tags)
+            self.evaluate(f"rabbit_auth_backend_internal:set_tags({who}, [{', '.join(tags)}], {_ACTOR}).")
         return self.url_of(name, password)
+
+    def permit(self, user: str, *, configure: str = "", write: str = "", read: str = "") -> None:
+        """Set what a user may do on the virtual host."""
+        said = ", ".join(map(_binary, (user, "/", configure, write, read)))
+        self.evaluate(f"rabbit_auth_backend_internal:set_permissions({said}, {_ACTOR}).")
+
+    def close_connections(self) -> None:
+        """Have the node close every client's connection."""
+        self.evaluate('rabbit_networking:close_connections(rabbit_networking:connections(), "for a test").')
+
+    def allow_memory(self, mark: str = MEMORY) -> None:
+        """Set how much memory the node may use before it blocks publishers; without a number, what it started with."""
+        self.evaluate(f'vm_memory_monitor:set_vm_memory_high_watermark({{absolute, "{mark}"}}).')
 
     def remember_queues(self) -> None:
         """Have the node write its registry of quorum queues now.
@@ -184,7 +220,7 @@ class RabbitNode:
         3.10 writes it lazily, and a queue declared just before a SIGKILL comes back empty and without a leader; queues
         of a broker that has been up for a while are not affected.
         """
-        self.ctl("eval", "[dets:sync(Table) || Table <- dets:all()].")
+        self.evaluate("[dets:sync(Table) || Table <- dets:all()].")
 
     def stop(self) -> None:
         """Kill the server and its port mapper, remove its files."""
@@ -227,7 +263,7 @@ def managed_node() -> Iterator[RabbitNode]:
     node = RabbitNode(plugins=("rabbitmq_management",))
     node.start()
     # How old the depths may be that the management interface tells.
-    node.ctl("eval", "application:set_env(rabbit, quorum_tick_interval, 300).")
+    node.evaluate("application:set_env(rabbit, quorum_tick_interval, 300).")
     yield node
     node.stop()
 

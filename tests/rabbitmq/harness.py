@@ -116,7 +116,7 @@ async def publish_raw(url: str, exchange: str, topic: str, body: bytes, properti
         if body:
             frames += _frame(3, channel.number, body)
         await connection.write_queue.put(aiormq.abc.ChannelFrame(payload=frames, should_close=False))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await confirmed
     finally:
         await connection.close()

@@ -83,9 +83,9 @@ async def _working(harness: RabbitHarness, **changes: object) -> tuple[RabbitBus
 # -- what an administrator does -------------------------------------------------------------------------------------------
 
 
-async def test_after_all_connections_were_closed(private: RabbitHarness, ctl: Callable[..., Awaitable[str]]) -> None:
+async def test_after_all_connections_were_closed(private: RabbitHarness, rabbit_node: RabbitNode) -> None:
     bus, worker, _ = await _working(private)
-    await ctl("close_all_connections", "for a test")
+    await asyncio.to_thread(rabbit_node.close_connections)
     assert await _handled_again(bus, worker, "connections closed") < 10
 
 
@@ -101,18 +101,20 @@ async def test_after_the_application_was_stopped_and_started(
 
 
 async def test_after_an_alarm_that_was_on_while_it_connected_again(
-    private: RabbitHarness, ctl: Callable[..., Awaitable[str]]
+    private: RabbitHarness, rabbit_node: RabbitNode
 ) -> None:
     bus, worker, _ = await _working(private)
-    await ctl("set_vm_memory_high_watermark", "absolute", "1MB")
+    await asyncio.to_thread(rabbit_node.allow_memory, "1MB")
     try:
-        await ctl("close_all_connections", "for a test")
+        closing = asyncio.create_task(asyncio.to_thread(rabbit_node.close_connections))
+        await _until(lambda: not bus.health().connected)
+        await closing
         await _until(lambda: bus.health().connected and not bus.health().idle_seconds)
         waiting = asyncio.create_task(bus.publisher.publish(message("job.waits")))
         await _until(lambda: "blocked" in bus.health().detail)
         assert not waiting.done()
     finally:
-        await ctl("set_vm_memory_high_watermark", "absolute", "512MB")
+        await asyncio.to_thread(rabbit_node.allow_memory)
     assert await _handled_again(bus, worker, "alarm over") < 10
     await waiting
     await worker.wait_for(3)
@@ -129,14 +131,14 @@ async def test_after_permissions_were_taken_away_and_given_back(
     visitor = RabbitHarness(rabbit_node.url_of(_USER, _PASSWORD))
     try:
         bus, worker, queue = await _working(visitor)
-        await ctl("set_permissions", "-p", "/", _USER, ".*", ".*", "^$")
-        await ctl("close_all_connections", "for a test")
+        await asyncio.to_thread(rabbit_node.permit, _USER, configure=".*", write=".*", read="^$")
+        await asyncio.to_thread(rabbit_node.close_connections)
         await _until(lambda: "ACCESS_REFUSED" in caplog.text)
         refused = [record.getMessage() for record in caplog.records if "ACCESS_REFUSED" in record.getMessage()]
         assert f"cannot consume {queue}: " in refused[0]
         assert _PASSWORD not in caplog.text
         assert bus.health().idle_seconds
-        await ctl("set_permissions", "-p", "/", _USER, ".*", ".*", ".*")
+        await asyncio.to_thread(rabbit_node.permit, _USER, configure=".*", write=".*", read=".*")
         assert await _handled_again(bus, worker, "permissions given back") < 15
     finally:
         await visitor.close()
@@ -215,11 +217,11 @@ async def test_after_its_exchanges_were_deleted(private: RabbitHarness) -> None:
 
 
 async def test_after_the_broker_forgot_its_consumer(
-    private: RabbitHarness, ctl: Callable[..., Awaitable[str]], caplog: pytest.LogCaptureFixture
+    private: RabbitHarness, rabbit_node: RabbitNode, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "rockbot_messaging.rabbitmq")
     bus, worker, queue = await _working(private, quiet_check=1)
-    await ctl("eval", _FORGET.format(queue=queue))
+    await asyncio.to_thread(rabbit_node.evaluate, _FORGET.format(queue=queue))
     assert await _handled_again(bus, worker, "consumer forgotten") < 10
     assert f"the consumer of {queue} is gone (1 messages wait there and none is delivered)" in caplog.text
 
@@ -269,12 +271,12 @@ async def test_after_a_mistaken_settlement_ended_its_channel_and_its_neighbours_
 
 
 async def test_a_handler_that_is_longer_than_the_consumer_timeout_is_named_and_its_message_comes_again(
-    private: RabbitHarness, ctl: Callable[..., Awaitable[str]], caplog: pytest.LogCaptureFixture
+    private: RabbitHarness, rabbit_node: RabbitNode, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "rockbot_messaging.rabbitmq")
     # The broker looks at a channel's deliveries once a minute, here twice a second.
-    await ctl(
-        "eval",
+    await asyncio.to_thread(
+        rabbit_node.evaluate,
         "[application:set_env(rabbit, K, V) || {K, V} <- [{consumer_timeout, 1000}, {channel_tick_interval, 500}]].",
     )
     seen: list[MessageEnvelope] = []
@@ -305,7 +307,7 @@ async def test_a_handler_that_is_longer_than_the_consumer_timeout_is_named_and_i
         print(f"\n{line}")
     finally:
         ends.set()
-        await ctl(
-            "eval",
+        await asyncio.to_thread(
+            rabbit_node.evaluate,
             "[application:set_env(rabbit, K, V) || {K, V} <- [{consumer_timeout, 1800000}, {channel_tick_interval, 60000}]].",
         )

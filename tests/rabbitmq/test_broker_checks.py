@@ -166,11 +166,11 @@ async def test_a_user_who_may_not_declare_is_told_what_it_lacks(site: _Site) -> 
 
 @pytest.mark.rabbitmq
 async def test_a_broker_short_of_memory_fails(site: _Site) -> None:
-    await asyncio.to_thread(site.node.ctl, "set_vm_memory_high_watermark", "absolute", "1")
+    await asyncio.to_thread(site.node.allow_memory, "1")
     try:
         check = (await site.checks())["broker alarms"]
     finally:
-        await asyncio.to_thread(site.node.ctl, "set_vm_memory_high_watermark", "absolute", "512MB")
+        await asyncio.to_thread(site.node.allow_memory)
     assert (check.status, check.detail) == ("fail", "the broker takes no publishes: memory")
 
 

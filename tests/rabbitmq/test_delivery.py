@@ -194,7 +194,7 @@ async def test_no_more_publishes_than_the_window_wait_for_their_confirms(harness
 
 
 async def _blocked(node: RabbitNode, mark: str) -> None:
-    await asyncio.to_thread(node.ctl, "set_vm_memory_high_watermark", "absolute", mark)
+    await asyncio.to_thread(node.allow_memory, mark)
 
 
 @pytest.mark.rabbitmq

@@ -129,8 +129,7 @@ async def test_a_cloud_event_is_read_in_both_modes(harness: RabbitHarness) -> No
 async def test_the_user_the_broker_vouched_for_survives_a_retry_and_cannot_be_claimed(rabbit_node: RabbitNode) -> None:
     harness = RabbitHarness(rabbit_node.url)
     bus = await harness.connect()
-    for command in (("add_user", harness.namespace, "pw"), ("set_permissions", harness.namespace, ".*", ".*", ".*")):
-        await asyncio.to_thread(rabbit_node.ctl, *command)
+    await asyncio.to_thread(rabbit_node.add_user, harness.namespace, "pw", configure=".*", write=".*", read=".*")
     worker = Recorder([Retry(after=0.1)])
     await bus.subscriber.subscribe(
         WorkSubscription(name="work", patterns=("job.#",), retry=RetryPolicy(delays=(1,)), concurrency=1), worker

@@ -239,7 +239,7 @@ async def test_a_letter_of_the_broker_itself_is_put_away_and_restored_as_it_was(
         taken = await queue.get()
         assert taken is not None
         await taken.reject(requeue=False)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await depth(bus, "work") < 2:
             await asyncio.sleep(0.02)
     before = await bus.dead_letters.letters("work")

@@ -93,7 +93,7 @@ async def test_a_broker_that_ends_every_connection_is_not_stormed(amqp_url: str)
         url = amqp_url.replace(RabbitSettings(url=amqp_url).address, f"127.0.0.1:{port}")
         link = Link(RabbitSettings(url=url, reconnect_interval=0.2), "test", lambda: 1.0)
         await link.open()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(accepted) < 4:
                 await asyncio.sleep(0)
         await link.close()
@@ -208,7 +208,7 @@ async def test_closing_while_connecting_again_leaves_no_connection(amqp_url: str
         port = server.sockets[0].getsockname()[1]
         link = Link(RabbitSettings(url=f"amqp://127.0.0.1:{port}/", connect_timeout=30), "test")
         opening = asyncio.create_task(link.open())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not accepted:
                 await asyncio.sleep(0)
             opening.cancel()
@@ -242,7 +242,7 @@ async def test_a_queue_that_belongs_to_somebody_alone_is_a_mismatch(harness: Rab
 async def test_a_subscription_that_begins_during_the_close_does_not_outlive_it(harness: RabbitHarness) -> None:
     bus = await harness.connect()
     beginning = asyncio.create_task(bus.subscriber.subscribe(_WORK, Recorder(lambda _: Ack())))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not bus._provision.work:
             await asyncio.sleep(0)
     await bus.subscriber.close()

@@ -87,7 +87,7 @@ async def test_closed_connections_come_back_with_consumers_watchers_and_publishe
     await bus.subscriber.subscribe(_WORK, worker)
     watching = await bus.subscriber.subscribe(WatchSubscription(name="news", patterns=("news.#",)), watcher)
     address = watching.address
-    closing = asyncio.create_task(asyncio.to_thread(rabbit_node.ctl, "close_all_connections", "for a test"))
+    closing = asyncio.create_task(asyncio.to_thread(rabbit_node.close_connections))
     await _until(lambda: bool(bus.health().idle_seconds))
     await closing
     await _until(lambda: bus.health().connected and not bus.health().idle_seconds, 10)
@@ -186,6 +186,6 @@ async def test_cuts_in_the_middle_of_everything_lose_nothing(harness: RabbitHarn
     poison = {one.message_id for one in sent if one.body == b"poison"}
     await _until(lambda: handled == fine)
     await buried(bus, "work", len(poison))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while {letter.id for letter in await bus.dead_letters.letters("work", limit=1000)} != poison:
             pass

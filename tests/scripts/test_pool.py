@@ -44,7 +44,7 @@ def _cpu_ticks(pid: int) -> int:
 async def _busy(pid: int) -> None:
     """Wait until a worker is seen to burn processor time: its guest is running."""
     start = _cpu_ticks(pid)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while _cpu_ticks(pid) < start + 5:
             await asyncio.sleep(0)
 
@@ -55,7 +55,7 @@ async def test_a_cancelled_run_is_stopped_at_once_and_the_place_is_filled_again(
     run = asyncio.create_task(pool.run(LOOP, cancel=cancel))
     await _busy(pid)
     cancel.set()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(8):
         result = await run
     assert (result.status, result.message) == ("cancelled", "The script was stopped because its run was cancelled.")
     assert (await pool.run(ANSWER)).value == "42"
@@ -78,7 +78,7 @@ async def test_a_run_whose_worker_is_killed_is_reported_as_crashed(pool: WasmPoo
     run = asyncio.create_task(pool.run(LOOP))
     await _busy(pid)
     os.kill(pid, signal.SIGKILL)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         result = await run
     assert result.status == "crashed"
     assert "sandbox process ended" in result.message
@@ -125,7 +125,7 @@ async def test_waiting_for_a_worker_is_bounded_by_the_time_left_and_by_cancellin
 
 
 async def test_the_time_left_bounds_the_run_itself(pool: WasmPool) -> None:
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(8):
         result = await pool.run(LOOP, time_left=0.3)
     assert result.status == "timeout"
 

@@ -101,7 +101,7 @@ async def bench() -> AsyncIterator[Bench]:
 async def test_a_service_without_sandboxes_probes_and_then_answers_every_request(bench: Bench) -> None:
     for number in range(15):
         await bench.publish(number)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not bench.regulation.outages():
             await asyncio.sleep(0)
         assert bench.settled("retry") == 10

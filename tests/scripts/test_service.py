@@ -170,7 +170,7 @@ async def test_an_expired_request_is_answered_as_a_timeout_without_running(bench
 
 async def test_the_deadline_of_the_request_bounds_the_run(bench: Bench) -> None:
     request = _request("a", {"code": "while True: pass"}, deadline_ms=bench.clock.now_ms() + 500)
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(8):
         assert await bench.service.handle(request) == Ack()
     (answer,) = await bench.results.wait_for(1)
     assert ScriptResult.model_validate_json(answer.body).status == "timeout"
@@ -178,7 +178,7 @@ async def test_the_deadline_of_the_request_bounds_the_run(bench: Bench) -> None:
 
 async def test_cancelling_a_root_task_stops_its_scripts_and_answers_them(bench: Bench) -> None:
     handling = asyncio.create_task(bench.service.handle(_request("a", {"code": "while True: pass"})))
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(60):
         while not bench.calls():
             await asyncio.sleep(0)
         assert bench.service.cancel("another root") == 0
@@ -191,7 +191,7 @@ async def test_cancelling_a_root_task_stops_its_scripts_and_answers_them(bench: 
 async def test_a_second_copy_is_put_back_while_the_first_runs(bench: Bench) -> None:
     request = _request("a", {"code": "while True: pass"})
     handling = asyncio.create_task(bench.service.handle(request))
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(60):
         while not bench.calls():
             await asyncio.sleep(0)
         verdict = await bench.service.handle(request)
@@ -210,7 +210,7 @@ async def test_a_refused_script_is_not_run(bench: Bench) -> None:
 
 async def test_a_run_that_is_drained_away_can_be_taken_by_another_process_at_once(bench: Bench) -> None:
     handling = asyncio.create_task(bench.service.handle(_request("a", {"code": "while True: pass"})))
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(60):
         while not bench.calls():
             await asyncio.sleep(0)
         handling.cancel()

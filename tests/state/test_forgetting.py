@@ -73,7 +73,7 @@ async def test_nothing_a_host_stored_for_a_conversation_is_left(tmp_path):
                         conversation_id=f"{name}-talk",
                     )
                 )
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             for name in ("secretive", "other"):
                 for number in (1, 2):
                     while (

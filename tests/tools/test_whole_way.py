@@ -73,7 +73,7 @@ def settings(folder: Path) -> Settings:
     )
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 async def test_tools_of_a_file_are_called_by_an_agent_bounded_and_judged(tmp_path: Path) -> None:
     progress: list[AgentStatus] = []
     async with Embedded(settings(tmp_path)) as embedded:
