@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -74,8 +74,9 @@ def _repair(root: Path, directory: Path) -> dict[str, Any]:
             f"{directory / name} does not match its digest; it was not loaded and is built again" for name in broken
         ]
         files.check_private(directory)
-        _compile(directory)
-        files.write_manifest(directory, str(manifest.get("builder", "")))
+        _compile(directory, broken)
+        intact = {name: entry for name, entry in manifest["files"].items() if name not in broken}
+        files.write_manifest(directory, str(manifest.get("builder", "")), intact=intact)
         return {"directory": str(directory), "built": True, "warnings": warnings}
     if directory.exists():
         warnings = [f"{directory} is damaged or incomplete; it was not loaded and is built again"]
@@ -84,7 +85,7 @@ def _repair(root: Path, directory: Path) -> dict[str, Any]:
     scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=root))
     try:
         _componentize(scratch)
-        _compile(scratch)
+        _compile(scratch, (files.PYTHON_AOT, files.JAVASCRIPT_AOT))
         files.write_manifest(scratch, metadata.version(files.BUILDER_PACKAGE))
         if directory.exists():
             shutil.rmtree(directory)
@@ -111,8 +112,8 @@ def _componentize(directory: Path) -> None:
         raise SandboxBuildFailed(f"componentize-py failed with code {done.returncode}: {done.stderr[-1000:].strip()}")
 
 
-def _compile(directory: Path) -> None:
-    """Compile both guests ahead of time, each file replaced at once."""
+def _compile(directory: Path, wanted: Collection[str]) -> None:
+    """Compile the guests whose files are wanted ahead of time, each file replaced at once."""
     try:
         import wasmtime
         from wasmtime import component
@@ -121,10 +122,12 @@ def _compile(directory: Path) -> None:
     except ImportError as failure:
         raise MissingExtra("wasmtime") from failure
     compiler = engine.compiling_engine()
-    python = component.Component.from_file(compiler, str(directory / files.COMPONENT))
-    _replace(directory / files.PYTHON_AOT, python.serialize())
-    javascript = wasmtime.Module(compiler, javascript_engine())
-    _replace(directory / files.JAVASCRIPT_AOT, javascript.serialize())
+    if files.PYTHON_AOT in wanted:
+        python = component.Component.from_file(compiler, str(directory / files.COMPONENT))
+        _replace(directory / files.PYTHON_AOT, python.serialize())
+    if files.JAVASCRIPT_AOT in wanted:
+        javascript = wasmtime.Module(compiler, javascript_engine())
+        _replace(directory / files.JAVASCRIPT_AOT, javascript.serialize())
 
 
 def javascript_engine() -> bytes:

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import stat
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -106,8 +107,11 @@ def read_manifest(directory: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def write_manifest(directory: Path, builder: str) -> None:
-    """Write down the digests of the files as they are now, replacing the old manifest at once."""
+def write_manifest(directory: Path, builder: str, *, intact: Mapping[str, Any] | None = None) -> None:
+    """Write down the digests of the files as they are now, replacing the old manifest at once.
+
+    `intact` are the entries of files that were not written again: they stay as they were.
+    """
     manifest = {
         "format": FORMAT,
         "wasmtime": installed("wasmtime"),
@@ -115,7 +119,8 @@ def write_manifest(directory: Path, builder: str) -> None:
         "target": target(),
         "flags": FLAGS,
         "files": {
-            name: {"sha256": digest(directory / name), "bytes": (directory / name).stat().st_size}
+            name: (intact or {}).get(name)
+            or {"sha256": digest(directory / name), "bytes": (directory / name).stat().st_size}
             for name in (COMPONENT, PYTHON_AOT, JAVASCRIPT_AOT)
         },
     }

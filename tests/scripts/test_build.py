@@ -65,6 +65,7 @@ async def test_a_file_damaged_while_the_pool_runs_is_mended_before_the_next_work
     try:
         fresh = files.build_directory(cache) / "damaged"
         target = files.build_directory(cache) / files.JAVASCRIPT_AOT
+        intact = (files.build_directory(cache) / files.PYTHON_AOT).stat().st_ino
         shutil.copy(target, fresh)
         _damage(fresh)
         fresh.replace(target)
@@ -72,6 +73,9 @@ async def test_a_file_damaged_while_the_pool_runs_is_mended_before_the_next_work
             assert (await pool.run(ScriptInvoke(language="javascript", code="6 * 7"))).value == "42"
     finally:
         await pool.close()
+    assert (files.build_directory(cache) / files.PYTHON_AOT).stat().st_ino == intact, (
+        "only what is damaged is built again"
+    )
     assert any("does not match its digest" in record.getMessage() for record in caplog.records)
 
 

@@ -1,8 +1,9 @@
 """A process that appends to a state file until it dies; run by test_crashes.py.
 
 crashing.py PATH forever            appends to four streams at once, prints "STREAM VERSION" after each append
-crashing.py PATH at N BYTES         kills itself at the N-th SQL statement of one append, with a record of BYTES
-crashing.py PATH commit N BYTES     the same with one commit, with an effect of BYTES
+crashing.py PATH at BYTES           for each line N on standard input, a process of its own that kills itself at the N-th SQL
+                                    statement of one append, with a record of BYTES; prints how that ended
+crashing.py PATH commit BYTES       the same with one commit, with an effect of BYTES
 crashing.py PATH full               runs out of disk in the middle of an append, then goes on
 """
 
@@ -94,19 +95,32 @@ async def full(store: SqliteStateStore, path: Path) -> None:
     print(await store.append(step_of("a", 1)))
 
 
-async def main() -> None:
-    path = Path(sys.argv[1])
+def each(path: Path, what: str, size: int) -> None:
+    """What is imported here once is not imported by each of the processes that die."""
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            asyncio.run(main(path, what, line, str(size)))
+            os._exit(0)
+        print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+async def main(path: Path, *arguments: str) -> None:
     store = SqliteStateStore(path, SystemClock())
     await store.open()
-    match sys.argv[2:]:
-        case ["forever"]:
+    match arguments:
+        case ("forever",):
             await forever(store)
-        case ["at" | "commit" as what, statement, size]:
+        case ("at" | "commit" as what, statement, size):
             await at(store, what, int(statement), int(size))
-        case ["full"]:
+        case ("full",):
             await full(store, path)
     await store.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    match sys.argv[2:]:
+        case ["at" | "commit" as what, size]:
+            each(Path(sys.argv[1]), what, int(size))
+        case arguments:
+            asyncio.run(main(Path(sys.argv[1]), *arguments))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,28 @@ PROGRAM = str(Path(__file__).with_name("crashing.py"))
 
 
 async def _start(*arguments: str):
-    return await asyncio.create_subprocess_exec(sys.executable, PROGRAM, *arguments, stdout=asyncio.subprocess.PIPE)
+    return await asyncio.create_subprocess_exec(
+        sys.executable, PROGRAM, *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+
+
+@asynccontextmanager
+async def _dying(path: Path, what: str, size: int) -> AsyncIterator[Callable[[int], Awaitable[bool]]]:
+    """Runs a process that dies at a statement; whether it got so far that it died."""
+    process = await _start(str(path), what, str(size))
+
+    async def at(statement: int) -> bool:
+        process.stdin.write(f"{statement}\n".encode())
+        told = await process.stdout.readline()
+        if told == b"survived\n":
+            assert await process.stdout.readline() == b"ended 0\n"
+            return False
+        assert told == f"ended {-signal.SIGKILL}\n".encode()
+        return True
+
+    yield at
+    process.stdin.close()
+    assert await process.wait() == 0
 
 
 async def _version_if_whole(store: SqliteStateStore, stream: str) -> int:
@@ -75,16 +98,11 @@ async def test_an_append_that_dies_at_any_of_its_statements_leaves_nothing(tmp_p
     store = SqliteStateStore(path, clock)
     await store.open()
     died = 0
-    while True:
-        process = await _start(str(path), "at", str(died + 1), str(size))
-        output, _ = await process.communicate()
-        version = await _version_if_whole(store, "a")
-        if output:
-            assert (output, version) == (b"survived\n", 1)
-            break
-        assert process.returncode == -signal.SIGKILL
-        assert version == 0
-        died += 1
+    async with _dying(path, "at", size) as dies:
+        while await dies(died + 1):
+            assert await _version_if_whole(store, "a") == 0
+            died += 1
+        assert await _version_if_whole(store, "a") == 1
     await store.close()
     assert died > 10
 
@@ -97,20 +115,13 @@ async def test_a_commit_that_dies_at_any_of_its_statements_leaves_nothing(tmp_pa
     mark = key("acme", "handled", "orders", "m1")
     await store.put(old, b"0")
     died = 0
-    while True:
-        process = await _start(str(tmp_path / "state.db"), "commit", str(died + 1), str(size))
-        output, _ = await process.communicate()
-        rows = await store.committed(mark, cause="m1")
-        there = [(await store.get(each)) is not None for each in (one, two, old)]
-        if output:
-            assert output == b"survived\n"
-            assert [row.id for row in rows] == ["m1-a", "m1-b"]
-            assert there == [True, True, False]
-            break
-        assert process.returncode == -signal.SIGKILL
-        assert rows is None
-        assert there == [False, False, True]
-        died += 1
+    async with _dying(tmp_path / "state.db", "commit", size) as dies:
+        while await dies(died + 1):
+            assert await store.committed(mark, cause="m1") is None
+            assert [(await store.get(each)) is not None for each in (one, two, old)] == [False, False, True]
+            died += 1
+    assert [row.id for row in await store.committed(mark, cause="m1")] == ["m1-a", "m1-b"]
+    assert [(await store.get(each)) is not None for each in (one, two, old)] == [True, True, False]
     await store.close()
     assert died > 10
 
