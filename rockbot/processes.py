@@ -1,20 +1,16 @@
 """The processes one can start: a host for a broker, a service alone, or everything in one.
 
-Each opens what it needs, runs until it is told to stop, drains and closes; signals are the caller's (`stop_on_signals`).
+Each opens what it needs, runs until it is told to stop, drains and closes; signals are the caller's (`rockbot.signals`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Self, final
 
-from rockbot.agents.roster import Roster
 from rockbot.buses import check_role, is_embedded, make_bus
 from rockbot.container import HostContainer, compose, known_work, process_owner
 from rockbot.errors import ConfigError, RockBotError
@@ -25,6 +21,7 @@ from rockbot.machines.recovery import repeat
 from rockbot.presence import REFRESH_SECONDS, Presence
 from rockbot.services import Service, ServiceSurroundings, load_service
 from rockbot.settings import Settings
+from rockbot.signals import reload_on_hangup
 from rockbot.state.artifacts import StateArtifacts
 from rockbot.state.ledger import StateLedger
 from rockbot.state.marks import StateStartMarks
@@ -45,57 +42,14 @@ __all__ = [
     "Embedded",
     "build_service",
     "compose_host",
-    "reload_on_hangup",
     "run_host",
     "run_service",
-    "stop_on_signals",
 ]
 
 logger = logging.getLogger(__name__)
 
 #: Services that an embedded host runs beside itself.
 _EMBEDDED_SERVICES = ("scripts",)
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[asyncio.Event]:
-    """An event that SIGTERM and SIGINT set; the second signal of a kind has its usual effect."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    signals = (signal.SIGTERM, signal.SIGINT)
-
-    def arrived(number: int) -> None:
-        stop.set()
-        loop.remove_signal_handler(number)
-
-    for number in signals:
-        loop.add_signal_handler(number, arrived, number)
-    try:
-        yield stop
-    finally:
-        for number in signals:
-            loop.remove_signal_handler(number)
-
-
-@contextmanager
-def reload_on_hangup(roster: Roster) -> Iterator[None]:
-    """SIGHUP has the agents read again, except on a terminal: there it says that the terminal is gone."""
-    loop = asyncio.get_running_loop()
-    reloads: set[asyncio.Task[object]] = set()  # the loop alone would not keep them
-
-    def arrived() -> None:
-        task: asyncio.Task[object] = loop.create_task(roster.reload("SIGHUP"))
-        reloads.add(task)
-        task.add_done_callback(reloads.discard)
-
-    if sys.stdin is not None and sys.stdin.isatty():
-        yield
-        return
-    loop.add_signal_handler(signal.SIGHUP, arrived)
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGHUP)
 
 
 def compose_host(settings: Settings, *, bus: MessageBus | None = None) -> HostContainer:

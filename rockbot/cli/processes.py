@@ -44,7 +44,8 @@ async def up(
 
     from rockbot.errors import MissingExtra
     from rockbot.operators.open import embedded_operator
-    from rockbot.processes import Embedded, reload_on_hangup, stop_on_signals
+    from rockbot.processes import Embedded
+    from rockbot.signals import reload_on_hangup, stop_on_signals
 
     try:
         from rockbot.gateway.actions import Actions
@@ -141,7 +142,8 @@ async def run(
     ] = None,
 ) -> None:
     """A host for a broker, until SIGTERM."""
-    from rockbot.processes import run_host, stop_on_signals
+    from rockbot.processes import run_host
+    from rockbot.signals import stop_on_signals
 
     further: dict[str, Any] = {}
     if handlers is not None:
@@ -154,7 +156,8 @@ async def run(
 
 async def scripts(call: Invocation) -> None:
     """The script service for a broker, until SIGTERM."""
-    from rockbot.processes import run_service, stop_on_signals
+    from rockbot.processes import run_service
+    from rockbot.signals import stop_on_signals
 
     settings = call.settings()
     _log(settings)

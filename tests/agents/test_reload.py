@@ -31,8 +31,8 @@ from rockbot.handler import CallNext
 from rockbot.operators.agent_checks import agents_probe
 from rockbot.plugins import Contribution, Services
 from rockbot.plugins import Link as Registration
-from rockbot.processes import reload_on_hangup
 from rockbot.settings import Settings, load
+from rockbot.signals import reload_on_hangup
 from rockbot.state.keys import agent_memory_key
 from rockbot.state.sqlite import SqliteStateStore
 from rockbot_handlers.agent.plugin import plugin as agent_plugin

@@ -14,8 +14,8 @@ from chaos.work import plugin
 from rockbot.buses import make_bus
 from rockbot.container import compose
 from rockbot.plugins import load_plugins
-from rockbot.processes import stop_on_signals
 from rockbot.settings import load
+from rockbot.signals import stop_on_signals
 from rockbot.state.open import open_store
 from rockbot_messaging.clock import RandomIds, SystemClock
 

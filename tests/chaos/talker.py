@@ -22,8 +22,8 @@ from rockbot.container import compose
 from rockbot.events import LlmRequest, LlmResponse, Message, TextPart, ToolCallPart, ToolResultPart, Usage
 from rockbot.llm import TextDelta
 from rockbot.plugins import Contribution, Plugin, Services, load_plugins
-from rockbot.processes import stop_on_signals
 from rockbot.settings import load
+from rockbot.signals import stop_on_signals
 from rockbot.state.ledger import StateLedger
 from rockbot.state.open import open_store
 from rockbot_handlers.llm.plugin import contribution

@@ -22,8 +22,8 @@ from rockbot.context import Context
 from rockbot.events import Event
 from rockbot.handler import CallNext
 from rockbot.plugins import Contribution, Link, Services
-from rockbot.processes import stop_on_signals
 from rockbot.settings import Settings
+from rockbot.signals import stop_on_signals
 from rockbot.state.open import open_store
 from rockbot_messaging.clock import RandomIds, SystemClock
 from rockbot_messaging.subscriptions import WorkSubscription
