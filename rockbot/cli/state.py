@@ -14,7 +14,7 @@ from rockbot.cli.invocation import Invocation, command, group
 
 if TYPE_CHECKING:
     from rockbot.cli.render import Block
-    from rockbot.state.desk.forgetting import Forgotten
+    from rockbot.state.desk.forgotten import Forgotten
     from rockbot.state.desk.moving import Progress
     from rockbot.state.ports import ItemKind, StateStore
 

@@ -1,7 +1,6 @@
 """The dead-letter service as a library: everything that can be done to dead letters, over any bus and any state store.
 
-Questions are answered from the index, work is done on the letters themselves; this module only says which part does what.
-"""
+Questions are answered from the index, work is done on the letters themselves; this module only says which part does what."""
 
 from __future__ import annotations
 
@@ -61,7 +60,7 @@ _EXPORT_BATCH: Final = 200
 
 @final
 class LetterService:
-    """Implements `rockbot.letters.desk.LetterDesk`. Opens and closes nothing; any number may work the same letters.
+    """Implements `LetterDesk`. Opens and closes nothing; any number may work the same letters.
 
     Args:
         letters: of the bus.
@@ -161,7 +160,7 @@ class LetterService:
                 async for comparison in steps:
                     tally.seen, tally.worked = seen + comparison.seen, worked + comparison.mended
                     yield tally.progress(each.subscription)
-        yield tally.progress(_last(queues), done=True)
+        yield tally.progress(queues[-1].subscription if queues else "", done=True)
 
     async def replay(self, which: LetterFilter, options: ReplayOptions, *, actor: str) -> AsyncIterator[Progress]:
         """See `LetterDesk.replay`."""
@@ -325,7 +324,7 @@ class LetterService:
             async with aclosing(self._worker.work(queue.subscription, job, tally)) as steps:
                 async for _ in steps:
                     yield tally.progress(queue.subscription)
-        yield tally.progress(_last(queues), done=True)
+        yield tally.progress(queues[-1].subscription if queues else "", done=True)
 
     async def _until(self, queues: Sequence[DeadLetterQueue]) -> int:
         """The end of what an action is for: what dies later is left for the next one."""
@@ -343,10 +342,6 @@ class LetterService:
 
 async def _nothing(letters: Sequence[Letter], fates: Sequence[Fate]) -> None:
     pass
-
-
-def _last(queues: Sequence[DeadLetterQueue]) -> str:
-    return queues[-1].subscription if queues else ""
 
 
 def _told(*asked: LetterFilter | ReplayOptions) -> str:

@@ -22,15 +22,7 @@ from rockbot.events import (
     ThinkingPart,
     ToolResultPart,
 )
-from rockbot.llm import (
-    LlmClient,
-    LlmError,
-    LlmPermanent,
-    LlmThrottled,
-    LlmTransient,
-    LlmUnknownOutcome,
-    TextDelta,
-)
+from rockbot.llm import LlmClient, LlmError, LlmPermanent, LlmThrottled, LlmTransient, LlmUnknownOutcome, TextDelta
 from rockbot.testing.model_stage import (
     COUNTED,
     ERRORS,

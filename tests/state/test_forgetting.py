@@ -14,7 +14,8 @@ from rockbot.processes import compose_host
 from rockbot.settings import Settings
 from rockbot.state.artifacts import StateArtifacts
 from rockbot.state.desk.archive import item_line
-from rockbot.state.desk.forgetting import ForgetRefused, forget_conversation, forget_tenant
+from rockbot.state.desk.forgetting import forget_conversation, forget_tenant
+from rockbot.state.desk.forgotten import ForgetRefused
 from rockbot.state.items import KINDS, ValueItem
 from rockbot.state.keys import AGENT_SNAPSHOTS, artifact_key, call_key, handled_key, key, segment_key
 from rockbot.state.ledger import StateLedger

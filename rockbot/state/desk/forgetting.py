@@ -11,13 +11,12 @@ import json
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
-from typing import Final, final
-
-from pydantic import BaseModel, ConfigDict
+from typing import Final
 
 from rockbot.history import History, TaskFilter, read_row
 from rockbot.letters.index import SYSTEM
-from rockbot.state.data import Entry, StateError, Write
+from rockbot.state.data import Entry, Write
+from rockbot.state.desk.forgotten import ForgetRefused, Forgotten, entries_under, letters_left
 from rockbot.state.items import HandledItem, RowItem, TimerItem, ValueItem, cursor
 from rockbot.state.keys import (
     AGENT_USES,
@@ -42,39 +41,13 @@ from rockbot.state.ports import StateStore
 from rockbot_messaging.errors import Undecodable
 from rockbot_messaging.packing import unpack
 
-__all__ = ["ForgetRefused", "Forgotten", "LettersLeft", "forget_conversation", "forget_tenant"]
+__all__ = ["forget_conversation", "forget_tenant"]
 
 #: The fields of a record that name messages. Texts may quote the ids of others, and say nothing of what belongs to whom.
 _NAMES: Final = ("id", "new_id", "model_call", "message_id", "task_id")
 _DIGEST: Final = re.compile(rb"sha256:([0-9a-f]{64})")
 _PAGE: Final = 200
-_LETTERS: Final = prefix(SYSTEM, "letter")
 _INBOXES: Final = ("inbox", "inbox-message", "inbox-id")
-
-
-class ForgetRefused(StateError):
-    """Work is under way that would write anew what is forgotten; the text says what to do."""
-
-
-class LettersLeft(BaseModel):
-    """Dead letters that still lie in the broker; their rows in the index go with them."""
-
-    model_config = ConfigDict(frozen=True)
-
-    queue: str
-    count: int
-
-
-@final
-class Forgotten(BaseModel):
-    """What was removed, by what it was, and the dead letters that were left."""
-
-    model_config = ConfigDict(frozen=True)
-
-    tenant: str
-    conversation: str | None = None
-    removed: dict[str, int] = {}
-    letters: tuple[LettersLeft, ...] = ()
 
 
 async def forget_conversation(
@@ -92,7 +65,7 @@ async def forget_conversation(
         tenant=tenant,
         conversation=conversation_id,
         removed=_told(work.removed),
-        letters=await _letters(store, tenant, conversation_id),
+        letters=await letters_left(store, tenant, conversation_id),
     )
 
 
@@ -113,12 +86,12 @@ async def forget_tenant(store: StateStore, tenant: str, *, force: bool = False) 
     # What belongs to hosts and has a tenant in its key: uses of agents, and lines of ordered subscriptions.
     at = {AGENT_USES: 4} | {prefix("host", space): 3 for space in _INBOXES}
     for under, part in at.items():
-        async for entries in _entries(store, under):
+        async for entries in entries_under(store, under):
             gone = [entry.key for entry in entries if _part(entry.key, part) == tenant]
             removed["value"] += await _delete(store, gone)
     rows = [row.row.id async for row in _rows(store) if _tenant_of(row.row.message) == tenant]
     removed["row"] += await store.drop_rows(rows)
-    return Forgotten(tenant=tenant, removed=_told(removed), letters=await _letters(store, tenant, None))
+    return Forgotten(tenant=tenant, removed=_told(removed), letters=await letters_left(store, tenant, None))
 
 
 class _Conversation:
@@ -137,7 +110,7 @@ class _Conversation:
     async def look(self, *, force: bool) -> None:
         """Find its tasks, and the ids and artifacts that it names."""
         open_tasks = []
-        async for entries in _entries(self._store, tasks_of_conversation(self._tenant, self._id)):
+        async for entries in entries_under(self._store, tasks_of_conversation(self._tenant, self._id)):
             for entry in entries:
                 task = key_parts(entry.key)[-1]
                 row = await History(self._store).row(self._tenant, task)
@@ -154,7 +127,7 @@ class _Conversation:
             after = records[-1].version
         async for message in self._handled():
             self._ids.add(message)
-        async for entries in _entries(self._store, segment_prefix(self._tenant, self._id)):
+        async for entries in entries_under(self._store, segment_prefix(self._tenant, self._id)):
             self._note(entry.value for entry in entries)
         await self._note_older_tasks()
         self._ids |= self._tasks.keys()
@@ -205,7 +178,7 @@ class _Conversation:
 
     async def _forget_calls(self) -> None:
         """Ledger entries: those of its calls, and those of calls that were begun for its tasks and calls."""
-        async for entries in _entries(self._store, prefix(self._tenant, "call")):
+        async for entries in entries_under(self._store, prefix(self._tenant, "call")):
             mine = [entry for entry in entries if self._is_mine(entry)]
             self._note(entry.value for entry in mine)
             self.removed["ledger entry"] += await _delete(self._store, [entry.key for entry in mine])
@@ -215,7 +188,7 @@ class _Conversation:
 
     async def _forget_marks(self) -> None:
         for space in ("handled", "started"):
-            async for entries in _entries(self._store, prefix(self._tenant, space)):
+            async for entries in entries_under(self._store, prefix(self._tenant, space)):
                 for entry in entries:
                     if key_parts(entry.key)[-1] in self._ids:
                         await self._erase(Prefix(f"{entry.key}/"))
@@ -236,7 +209,7 @@ class _Conversation:
         return mine
 
     async def _forget_uses(self) -> None:
-        async for entries in _entries(self._store, AGENT_USES):
+        async for entries in entries_under(self._store, AGENT_USES):
             parts = [(entry.key, key_parts(entry.key)) for entry in entries]
             gone = [at for at, names in parts if names[-2:] in {(self._tenant, task) for task in self._tasks}]
             self.removed["value"] += await _delete(self._store, gone)
@@ -302,29 +275,6 @@ def _refuse_if_open(tasks: list[str]) -> None:
             f"a task has not ended ({', '.join(tasks[:3])}), and would write anew what is forgotten: wait for its end or cancel"
             " it; --force forgets all the same"
         )
-
-
-async def _letters(store: StateStore, tenant: str, conversation_id: str | None) -> tuple[LettersLeft, ...]:
-    """Dead letters by queue, as the index knows them."""
-    counts: Counter[str] = Counter()
-    async for entries in _entries(store, _LETTERS):
-        for entry in entries:
-            try:
-                row = json.loads(entry.value)
-            except ValueError:
-                continue
-            if row.get("tenant", "default") == tenant and conversation_id in (None, row.get("conv")):
-                counts[key_parts(entry.key)[2]] += 1
-    return tuple(LettersLeft(queue=queue, count=count) for queue, count in sorted(counts.items()))
-
-
-async def _entries(store: StateStore, under: Prefix) -> AsyncIterator[tuple[Entry, ...]]:
-    after: str | None = None
-    while True:
-        page = await store.list(under, after=after, limit=_PAGE)
-        yield page.entries
-        if (after := page.next) is None:
-            return
 
 
 async def _rows(store: StateStore) -> AsyncIterator[RowItem]:

@@ -9,7 +9,8 @@ from typing import Final, final
 from rockbot.history import History, TaskRow, read_row
 from rockbot.plugins import Loop
 from rockbot.settings_history import HistorySettings
-from rockbot.state.desk.forgetting import ForgetRefused, forget_conversation
+from rockbot.state.desk.forgetting import forget_conversation
+from rockbot.state.desk.forgotten import ForgetRefused
 from rockbot.state.items import StreamItem, cursor
 from rockbot.state.keys import (
     key,
