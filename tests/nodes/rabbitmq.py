@@ -212,7 +212,9 @@ class RabbitNode:
 
     def allow_memory(self, mark: str = MEMORY) -> None:
         """Set how much memory the node may use before it blocks publishers; without a number, what it started with."""
-        self.evaluate(f'vm_memory_monitor:set_vm_memory_high_watermark({{absolute, "{mark}"}}).')
+        set_mark = f'vm_memory_monitor:set_vm_memory_high_watermark({{absolute, "{mark}"}})'
+        # Whoever handles alarms answers after it has told the connections.
+        self.evaluate(f"{set_mark}, gen_event:which_handlers(alarm_handler).")
 
     def remember_queues(self) -> None:
         """Have the node write its registry of quorum queues now.
