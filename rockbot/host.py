@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, Protocol, final
 
 from rockbot.agents.roster import ReloadStatus
@@ -18,7 +19,7 @@ from rockbot.presence import REFRESH_SECONDS, Presence
 from rockbot.receiving import Receiving
 from rockbot.settings import HostSettings
 from rockbot.state.ports import StateError, StateStore
-from rockbot.telemetry.exposition import tell_health
+from rockbot.telemetry.exposition import tell_health, tell_queues
 from rockbot.telemetry.process import Telemetry
 from rockbot_messaging.errors import MessagingError
 from rockbot_messaging.measures import NO_MEASURES
@@ -141,6 +142,9 @@ class Host:
         self._loops.append(asyncio.create_task(self._follow(), name="live subscriptions"))
         for loop in self._contributed:
             self._repeat(loop.name, loop.act, loop.every)
+        if self._telemetry.exposition is not None and self._telemetry.queues_every > 0:
+            look = partial(tell_queues, self._telemetry.measures, self._bus)
+            self._repeat("count what waits", look, self._telemetry.queues_every)
         if self._telemetry.sends:
             self._repeat("send metrics", self._telemetry.push, self._telemetry.every)
         self.health.started = True

@@ -28,6 +28,7 @@ from rockbot_messaging.ports import (
     MessageHandler,
     MessagePublisher,
     MessageSubscriber,
+    WorkQueue,
 )
 from rockbot_messaging.regulation.settled import outcome_of
 from rockbot_messaging.settlement import sent_on
@@ -135,6 +136,9 @@ class LayeredBus:
 
     async def declare(self, subscriptions: Iterable[WorkSubscription]) -> None:
         await self.inner.declare(subscriptions)
+
+    async def queues(self) -> list[WorkQueue]:
+        return await self.inner.queues()
 
     def health(self) -> BusHealth:
         return self.inner.health()

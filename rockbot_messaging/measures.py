@@ -44,6 +44,12 @@ class Names:
     CLAIMS: Final = "rockbot.claims"
     #: Messages refused because their signature is missing or wrong, by `cause`.
     UNTRUSTED: Final = "rockbot.messages.untrusted"
+    #: Gauge: messages of a work queue that nobody has in hand, by `subscription`; the broker's number, the same in every process.
+    QUEUE_DEPTH: Final = "rockbot.queue.depth"
+    #: Gauge: consumers of a work queue in all processes together, by `subscription`.
+    QUEUE_CONSUMERS: Final = "rockbot.queue.consumers"
+    #: Ages of messages, from publication to their first handling, by `subscription`.
+    QUEUE_WAIT: Final = "rockbot.queue.wait"
     #: Gauge: 1 while the connection to the broker stands.
     CONNECTED: Final = "rockbot.broker.connected"
     #: Gauge: seconds for which a subscription should have been consuming and was not (0: it does), by `subscription`.

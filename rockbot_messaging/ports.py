@@ -32,6 +32,7 @@ __all__ = [
     "MessageHandler",
     "MessagePublisher",
     "MessageSubscriber",
+    "WorkQueue",
 ]
 
 MessageHandler = Callable[[MessageEnvelope], Awaitable[Verdict]]
@@ -220,6 +221,17 @@ class BusHealth:
     idle_seconds: dict[str, float]
 
 
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkQueue:
+    """A work queue at an instant. `ready` are the messages that nobody has in hand, those that are delayed not counted."""
+
+    name: str
+    subscription: str
+    ready: int
+    consumers: int
+
+
 class MessageBus(Protocol):
     """One provider, opened."""
 
@@ -248,6 +260,14 @@ class MessageBus(Protocol):
 
         Raises:
             TopologyMismatch: something exists with other arguments.
+        """
+        ...
+
+    async def queues(self) -> list[WorkQueue]:
+        """Every work queue that this process consumes or addresses, by name; counts may lag behind by seconds.
+
+        Raises:
+            BrokerUnreachable: there is no connection.
         """
         ...
 

@@ -14,6 +14,7 @@ from rockbot_messaging.ports import (
     MessageHandler,
     MessagePublisher,
     MessageSubscriber,
+    WorkQueue,
 )
 from rockbot_messaging.subscriptions import WorkSubscription
 
@@ -159,6 +160,9 @@ class _TracedBus:
 
     async def declare(self, subscriptions: Iterable[WorkSubscription]) -> None:
         await self.inner.declare(subscriptions)
+
+    async def queues(self) -> list[WorkQueue]:
+        return await self.inner.queues()
 
     def health(self) -> BusHealth:
         return self.inner.health()

@@ -8,9 +8,9 @@ from typing import Final, final
 
 from rockbot.telemetry.metrics import METRICS, Metric
 from rockbot_messaging.measures import BOUNDS, Counters, Measures, Names
-from rockbot_messaging.ports import BusHealth
+from rockbot_messaging.ports import BusHealth, MessageBus
 
-__all__ = ["CONTENT_TYPE", "Exposition", "exposition_of", "tell_health"]
+__all__ = ["CONTENT_TYPE", "Exposition", "exposition_of", "tell_health", "tell_queues"]
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -52,6 +52,13 @@ class Exposition:
 def exposition_of(measures: Measures) -> Exposition | None:
     """The text of what these measures count; None when they keep nothing here."""
     return Exposition(measures) if isinstance(measures, Counters) else None
+
+
+async def tell_queues(measures: Measures, bus: MessageBus) -> None:
+    """Set the gauges of work queues. Raises `BrokerUnreachable`."""
+    for queue in await bus.queues():
+        measures.gauge(Names.QUEUE_DEPTH, queue.ready, subscription=queue.subscription)
+        measures.gauge(Names.QUEUE_CONSUMERS, queue.consumers, subscription=queue.subscription)
 
 
 def tell_health(

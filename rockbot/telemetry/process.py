@@ -22,7 +22,7 @@ class Telemetry:
     """Counts, spans, and their way out.
 
     `send` sends what was counted, every `every` seconds (None: it is only scraped); `flush` sends what is left. Both may
-    block, so they run in threads.
+    block, so they run in threads. The broker is asked for the depths of queues every `queues_every` seconds (0: never).
     """
 
     def __init__(
@@ -33,11 +33,13 @@ class Telemetry:
         send: Callable[[Counters], None] | None = None,
         every: float = 0,
         flush: Callable[[], None] | None = None,
+        queues_every: float = 0,
     ) -> None:
         self.measures = measures
         self.tracing = tracing
         self.exposition: Exposition | None = exposition_of(measures)
         self.every = every
+        self.queues_every = queues_every
         self._send = send
         self._flush = flush
 
@@ -70,7 +72,7 @@ def telemetry_of(settings: Settings) -> Telemetry:
     wanted = settings.telemetry
     measures = NO_MEASURES if wanted.metrics == "off" else Counters()
     if not wanted.traces and wanted.metrics != "push":
-        return Telemetry(measures)
+        return Telemetry(measures, queues_every=wanted.queue_seconds)
     from rockbot.telemetry import setup
 
     return setup.open_telemetry(settings, measures)

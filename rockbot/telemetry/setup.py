@@ -58,7 +58,7 @@ def open_telemetry(settings: Settings, measures: Measures) -> Telemetry:
         )
         tracing, flush = OtelTracing(provider, namespace=settings.namespace), provider.shutdown
     if wanted.metrics != "push":
-        return Telemetry(measures, tracing, flush=flush)
+        return Telemetry(measures, tracing, flush=flush, queues_every=wanted.queue_seconds)
     exporter = OTLPMetricExporter(endpoint=_address(settings, "metrics"), timeout=SEND_SECONDS)
     batches = MetricBatches(_resource(settings), SystemClock())
 
@@ -70,7 +70,9 @@ def open_telemetry(settings: Settings, measures: Measures) -> Telemetry:
             flush()
         exporter.shutdown()
 
-    return Telemetry(measures, tracing, send=send, every=wanted.push_seconds, flush=close)
+    return Telemetry(
+        measures, tracing, send=send, every=wanted.push_seconds, flush=close, queues_every=wanted.queue_seconds
+    )
 
 
 def tracer_provider(settings: Settings, exporter: SpanExporter) -> TracerProvider:

@@ -77,8 +77,8 @@ class OtelTracing:
             )
             with use(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
                 verdict = await handler(_carrying(envelope, span))
-                if type(verdict) is not Ack and span.is_recording():
-                    _judge(span, verdict)
+                if span.is_recording():
+                    _settle(span, verdict)
                 return verdict
 
         return handle
@@ -187,14 +187,17 @@ class _TracedPublisher:
             span.end()
 
 
-def _judge(span: trace.Span, verdict: Verdict) -> None:
+def _settle(span: trace.Span, verdict: Verdict) -> None:
+    """What the broker will be told, as an event of the span: a span of its own would double the number of spans."""
+    outcome = "ack"
     if isinstance(verdict, DeadLetter):
-        span.set_attribute(semconv.ROCKBOT_OUTCOME, "dead_letter")
-        _Span(span).failed(verdict.error_type or "dead_letter")
+        outcome = "dead_letter"
+        _Span(span).failed(verdict.error_type or outcome)
     elif not isinstance(verdict, Ack):
-        span.set_attribute(semconv.ROCKBOT_OUTCOME, "retry" if verdict.counted else "handback")
+        outcome = "retry" if verdict.counted else "handback"
         if verdict.counted:
-            _Span(span).failed(verdict.error_type or "retry")
+            _Span(span).failed(verdict.error_type or outcome)
+    span.add_event(semconv.SETTLE, {semconv.ROCKBOT_OUTCOME: outcome})
 
 
 def _of(envelope: MessageEnvelope) -> dict[str, Any]:

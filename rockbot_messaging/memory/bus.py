@@ -16,7 +16,7 @@ from rockbot_messaging.memory.consumption import MemoryConsumption
 from rockbot_messaging.memory.dead_letters import MemoryDeadLetters
 from rockbot_messaging.memory.outgoing import check_size, on_the_wire
 from rockbot_messaging.memory.storage import BusStorage
-from rockbot_messaging.ports import BusHealth, BusObserver, Door, MessageHandler
+from rockbot_messaging.ports import BusHealth, BusObserver, Door, MessageHandler, WorkQueue
 from rockbot_messaging.retries import RetryPolicy
 from rockbot_messaging.subscriptions import Subscription, WorkSubscription
 from rockbot_messaging.topics import check_topic
@@ -162,6 +162,20 @@ class MemoryBus:
         self._running.append(consumption)
         consumption.start()
         return consumption
+
+    async def queues(self) -> list[WorkQueue]:
+        """See `MessageBus.queues`; those of every connection."""
+        self._check_open()
+        return [
+            WorkQueue(
+                name=queue.name,
+                subscription=queue.name.removeprefix(f"{self.broker.namespace}."),
+                ready=len(queue.ready),
+                consumers=queue.consumers,
+            )
+            for _, queue in sorted(self.broker.queues.items())
+            if not queue.watch
+        ]
 
     def health(self) -> BusHealth:
         """Connected from `open` to `close`; nothing here can be idle."""

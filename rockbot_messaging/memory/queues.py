@@ -92,6 +92,11 @@ class MemoryQueue:
         self.ready.extendleft(ordered)
         self.dispatch()
 
+    @property
+    def consumers(self) -> int:
+        """How many compete."""
+        return len(self._consumers)
+
     def join(self, consumer: Consumer) -> None:
         """Let `consumer` compete."""
         self._consumers.append(consumer)

@@ -8,11 +8,14 @@ import random
 from collections.abc import Iterable
 from typing import final
 
+from aiormq.exceptions import AMQPError
+
 from rockbot_messaging.clock import Clock, IdSource, RandomIds, SystemClock
 from rockbot_messaging.errors import BrokerUnreachable
-from rockbot_messaging.ports import BusHealth, BusObserver
+from rockbot_messaging.ports import BusHealth, BusObserver, WorkQueue
 from rockbot_messaging.rabbitmq.channel import ChannelLost
 from rockbot_messaging.rabbitmq.connection import Link
+from rockbot_messaging.rabbitmq.counting import count_queues
 from rockbot_messaging.rabbitmq.dead_letters import RabbitDeadLetters
 from rockbot_messaging.rabbitmq.pausing import Chance
 from rockbot_messaging.rabbitmq.provision import Provision
@@ -50,6 +53,7 @@ class RabbitBus:
         clock = clock or SystemClock()
         names = Names(settings.namespace)
         self._settings = settings
+        self._names = names
         self._outward = Link(settings, "publishing", chance)
         self._inward = Link(settings, "consuming", chance)
         self._provision = Provision(names)
@@ -103,6 +107,19 @@ class RabbitBus:
                 return
             if not session.ended.is_set():
                 raise BrokerUnreachable(f"RabbitMQ at {self._settings.address} closed a channel while declaring")
+
+    async def queues(self) -> list[WorkQueue]:
+        """See `MessageBus.queues`."""
+        subscriptions = sorted(self._known_subscriptions())
+        names = [self._names.queue(name) for name in subscriptions]
+        try:
+            counts = await count_queues(self._inward, names, connect=self._settings.connect_timeout)
+        except (AMQPError, ChannelLost) as exc:
+            raise BrokerUnreachable(f"RabbitMQ at {self._settings.address} was lost while counting: {exc}") from None
+        return [
+            WorkQueue(name=name, subscription=subscription, ready=count.ready, consumers=count.consumers)
+            for name, subscription, count in zip(names, subscriptions, counts, strict=True)
+        ]
 
     def health(self) -> BusHealth:
         """See `MessageBus.health`."""

@@ -19,7 +19,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final, final
 
-from aiormq.exceptions import AMQPError, ChannelNotFoundEntity
+from aiormq.exceptions import AMQPError
 
 from rockbot_messaging.clock import Clock
 from rockbot_messaging.envelope import MessageEnvelope
@@ -45,7 +45,8 @@ from rockbot_messaging.letters import (
 )
 from rockbot_messaging.ports import LetterVisitor
 from rockbot_messaging.rabbitmq.channel import ChannelLost, Parcel
-from rockbot_messaging.rabbitmq.connection import Link, speaking
+from rockbot_messaging.rabbitmq.connection import Link
+from rockbot_messaging.rabbitmq.counting import count_queues
 from rockbot_messaging.rabbitmq.letter_lock import LetterLock
 from rockbot_messaging.rabbitmq.letter_look import Look, Taken
 from rockbot_messaging.rabbitmq.letter_wire import LetterWire
@@ -62,8 +63,6 @@ _log = logging.getLogger("rockbot_messaging.rabbitmq")
 
 #: Letters read at a time where nobody says how many.
 _BATCH: Final = 200
-#: Seconds that counting the letters of every queue may take.
-_COUNTING: Final = 60.0
 
 
 @final
@@ -93,26 +92,13 @@ class RabbitDeadLetters:
         """See `DeadLetters.queues`; depth counts what nobody has in hand right now."""
         names = [self._names.dead_letters(self._names.queue(name)) for name in sorted(self._known())]
         names.append(self._names.unrouted)
-        session = await self._link.session(self._settings.connect_timeout)
-        depths: dict[str, int] = {}
-        while len(depths) < len(names):
-            try:
-                channel = await session.channel(confirms=False)
-                try:
-                    async with speaking(_COUNTING):
-                        for name in names[len(depths) :]:
-                            answer = await channel.rpc.queue_declare(name, passive=True)
-                            depths[name] = answer.message_count or 0
-                except ChannelNotFoundEntity:
-                    # That ended the channel; it is not there yet.
-                    depths[names[len(depths)]] = 0
-                finally:
-                    await channel.close()
-            except (AMQPError, ChannelLost) as exc:
-                raise self._lost(exc) from None
+        try:
+            counts = await count_queues(self._link, names, connect=self._settings.connect_timeout)
+        except (AMQPError, ChannelLost) as exc:
+            raise self._lost(exc) from None
         return [
-            DeadLetterQueue(name=name, subscription=self._names.subscription_of(name), depth=depths[name])
-            for name in names
+            DeadLetterQueue(name=name, subscription=self._names.subscription_of(name), depth=count.ready)
+            for name, count in zip(names, counts, strict=True)
         ]
 
     async def letters(self, queue: str, *, limit: int = 50, offset: int = 0) -> list[Letter]:

@@ -48,6 +48,26 @@ class ConsumingCases:
         assert sorted(rest.ids) == sorted(one.message_id for one in sent[2:])
         full.release()
 
+    async def test_a_bus_says_what_waits_in_its_work_queues_and_how_many_consume(self, harness: Harness) -> None:
+        bus = await harness.connect()
+        work = WorkSubscription(name="counted", patterns=("counted",))
+        await bus.declare([work])
+
+        async def says(ready: int, consumers: int) -> None:
+            async with asyncio.timeout(20):
+                while True:
+                    (queue,) = [each for each in await bus.queues() if each.subscription == "counted"]
+                    if (queue.ready, queue.consumers) == (ready, consumers):
+                        return
+
+        await says(0, 0)
+        await bus.publisher.publish_many([message("counted") for _ in range(3)])
+        await says(3, 0)
+        taker = Recorder()
+        await bus.subscriber.subscribe(work, taker)
+        await taker.wait_for(3)
+        await says(0, 1)
+
     async def test_no_more_than_the_given_number_are_handled_at_the_same_time(self, harness: Harness) -> None:
         bus = await harness.connect()
         taker = Recorder(held=True)

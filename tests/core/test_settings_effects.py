@@ -93,6 +93,7 @@ _TESTED: Final = {
     "telemetry.metrics": _SENT,
     "telemetry.protocol": _SENT,
     "telemetry.push_seconds": _SENT,
+    "telemetry.queue_seconds": "telemetry/test_metrics.py::test_queue_seconds_says_how_often_the_broker_is_asked_what_waits",
     "telemetry.sample_ratio": _SAMPLED,
     "telemetry.service_name": _SENT,
     "telemetry.traces": _SENT,

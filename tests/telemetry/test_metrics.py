@@ -14,6 +14,7 @@ from telemetry.stage import Stage
 from rockbot.catalogue.spending import Spending, summed
 from rockbot.events import AgentTask
 from rockbot.health import Health, HealthServer
+from rockbot.processes import compose_host
 from rockbot.settings import Settings
 from rockbot.state.keys import prefix
 from rockbot.telemetry.exposition import exposition_of
@@ -22,6 +23,7 @@ from rockbot.telemetry.process import telemetry_of
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.measures import BOUNDS, NO_MEASURES, Counters, Names
 from rockbot_messaging.memory import MemoryBus
+from rockbot_messaging.subscriptions import WorkSubscription
 
 ROOT = Path(__file__).parents[2]
 QUESTION = "What is 6 times 7?"
@@ -52,6 +54,9 @@ async def test_after_a_known_workload_the_numbers_are_what_happened() -> None:
         assert stage.observed(Names.HANDLED, subscription="agent.assistant", event=event) == times
     assert stage.counted(Names.SETTLED, subscription="agent.assistant", outcome="ack") == sum(handled.values())
     assert stage.counted(Names.SETTLED, subscription="scripts.python", outcome="ack") == 2
+    # Every message has waited once; when the stranger's three were sent is not known.
+    for subscription, times in (("agent.assistant", 7), ("llm.scripted.interactive", 5)):
+        assert stage.observed(Names.QUEUE_WAIT, subscription=subscription) == times
     assert stage.counted(Names.CONNECTED) == 2
     others = {
         (name, labels)
@@ -93,6 +98,27 @@ async def test_a_copy_of_a_task_that_was_answered_is_no_second_turn() -> None:
                 await asyncio.sleep(0)
     assert stage.counted(Names.TURNS, agent="assistant", status="completed") == 1
     assert stage.counted(Names.MODEL_CALLS, provider="scripted", model="demo", outcome="ok") == 1
+
+
+async def test_queue_seconds_says_how_often_the_broker_is_asked_what_waits() -> None:
+    for seconds in (0.01, 0):
+        given = {"model": "scripted/demo", "state_url": "memory://", "telemetry": {"queue_seconds": seconds}}
+        container = compose_host(Settings.model_validate(given))
+        bus, host, measures = container.bus(), container.host(), container.measures()
+        await host.start()
+        try:
+            await bus.declare([WorkSubscription(name="forsaken", patterns=("forsaken",))])
+            await bus.publisher.publish(MessageEnvelope(topic="forsaken", body=b"{}", message_id="m", type="t"))
+            if seconds:
+                async with asyncio.timeout(10):
+                    while measures.value(Names.QUEUE_DEPTH, subscription="forsaken") != 1:
+                        await asyncio.sleep(0)
+                assert measures.value(Names.QUEUE_CONSUMERS, subscription="forsaken") == 0
+                assert measures.value(Names.QUEUE_CONSUMERS, subscription="agent.assistant") == 1
+        finally:
+            await host.close()
+        if not seconds:
+            assert not [name for name, _ in measures.snapshot() if name == Names.QUEUE_DEPTH]
 
 
 def test_every_name_that_is_counted_under_is_in_the_table_and_the_reverse() -> None:

@@ -71,6 +71,8 @@ async def test_every_span_hangs_under_the_one_that_caused_it_and_the_first_under
         if span.kind is SpanKind.CONSUMER:
             assert span.parent is not None
             assert [link.context.span_id for link in span.links] == [span.parent.span_id]
+            settled = [(event.name, event.attributes[semconv.ROCKBOT_OUTCOME]) for event in span.events]
+            assert settled == [(semconv.SETTLE, "ack")]
 
 
 async def test_a_model_call_is_one_client_span_that_says_what_it_took() -> None:
@@ -148,7 +150,7 @@ async def test_a_message_that_dies_is_a_failed_span() -> None:
                 await asyncio.sleep(0)
     (span,) = stage.spans()
     assert span.status.status_code is StatusCode.ERROR
-    assert span.attributes[semconv.ROCKBOT_OUTCOME] == "dead_letter"
+    assert [event.attributes for event in span.events] == [{semconv.ROCKBOT_OUTCOME: "dead_letter"}]
 
 
 @pytest.mark.parametrize("section", ["", "metrics = 'off'"])

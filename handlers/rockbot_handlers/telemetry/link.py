@@ -24,7 +24,10 @@ class TelemetryLink:
         return (Event,)
 
     async def handle(self, event: Event, context: Context, call_next: CallNext) -> None:
-        monotonic = context.clock.monotonic
+        monotonic, envelope = context.clock.monotonic, context.envelope
+        if envelope.attempt == 1 and envelope.timestamp_ms:
+            waited = max(0, context.clock.now_ms() - envelope.timestamp_ms) / 1000
+            self._observe(Names.QUEUE_WAIT, waited, subscription=context.subscription)
         began = monotonic()
         try:
             await call_next(event, context)
