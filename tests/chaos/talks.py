@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -99,6 +100,7 @@ class Talks:
         self._config = folder / "rockbot.toml"
         self._trace = folder / "trace.jsonl"
         self._thinks = thinks
+        self._read = self._seen = 0
         state = state + self._namespace if state else f"sqlite:///{folder / 'state.db'}"
         (folder / "tools.py").write_text(TOOLS)
         self._config.write_text(
@@ -108,8 +110,12 @@ class Talks:
             f"llm_concurrency = 16\n{settings}"
         )
 
-    async def run(self, *, conversations: int, kills: int, timeout: float) -> Outcome:
-        """Begin all of them at once, kill hosts while they go on, wait until each was answered."""
+    async def run(self, *, conversations: int, kills: int, timeout: float, calls: int | None = None) -> Outcome:
+        """Begin all of them at once, kill hosts while they go on, wait until each was answered.
+
+        Each kill comes when a random one of the first `calls` calls was finished; unless given, these are all that they need.
+        """
+        calls = conversations * (2 * ERRANDS + 1) if calls is None else calls
         outcome = Outcome([f"talk-{number:04d}" for number in range(conversations)])
 
         async def told(envelope: MessageEnvelope) -> Ack:
@@ -125,10 +131,10 @@ class Talks:
                 await asyncio.gather(self._start(), self._start())
                 begun = time.monotonic()
                 await self._bus.publisher.publish_many([self._task(name) for name in outcome.names])
-                for number in range(1, kills + 1):
-                    await self._until(outcome, conversations * number // (kills + 1))
+                for moment in sorted(self.random.sample(range(1, calls), kills)):
+                    await self._until(lambda moment=moment: self._finished() >= moment)  # type: ignore[misc]
                     outcome.killed.add(await self._kill())
-                await self._until(outcome, conversations)
+                await self._until(lambda: len(outcome.answers) >= conversations)
                 outcome.seconds = time.monotonic() - begun
                 outcome.memory_mib = [_memory(host.pid) for host in self._hosts]
         finally:
@@ -175,8 +181,18 @@ class Talks:
         await self._start()
         return host.pid
 
-    async def _until(self, outcome: Outcome, answered: int) -> None:
-        while len(outcome.answers) < answered:
+    def _finished(self) -> int:
+        """How many calls are safely in the ledger."""
+        if self._trace.exists():
+            with self._trace.open("rb") as trace:
+                trace.seek(self._read)
+                new = trace.read()
+            self._read += len(new)
+            self._seen += new.count(b'"finished"')
+        return self._seen
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
             for host in self._hosts:
                 assert host.returncode is None, f"a host ended by itself with status {host.returncode}"
             await asyncio.sleep(0.02)

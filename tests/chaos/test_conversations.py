@@ -88,7 +88,7 @@ async def test_fifty_turns_on_two_replicas_keep_one_limit_of_the_day(
         f"[limits.all]\nmoney = {limit}\n"
     )
     talks = Talks(amqp_url, tmp_path, _seed(), state=_state(request, store), settings=settings)
-    outcome = await talks.run(conversations=50, kills=2, timeout=500)
+    outcome = await talks.run(conversations=50, kills=2, timeout=500, calls=limit // TOKENS)
     check_calls(outcome)
     answers = [answer for each in outcome.answers.values() for answer in each.values()]
     assert len(answers) == 50
