@@ -14,6 +14,7 @@ from rockbot.llm import LlmClient, TextDelta
 from rockbot.plugins import Plugin, Services
 from rockbot.settings import Settings
 from rockbot.state.memory import MemoryStateStore
+from rockbot.state.ports import StateStore
 from rockbot_handlers.llm.plugin import contribution
 from rockbot_messaging.envelope import MessageEnvelope, ReturnAddress
 from rockbot_messaging.letters import Letter
@@ -72,24 +73,48 @@ class FloorModel:
 
 
 class Kept:
-    """A store that outlives the hosts that close it."""
+    """A store that outlives the hosts that close it; `idle` is set while no call of it is under way."""
 
-    def __init__(self, store: MemoryStateStore) -> None:
+    def __init__(self, store: StateStore) -> None:
         self._store = store
+        self._calls = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
+        member = getattr(self._store, name)
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            self._calls += 1
+            self.idle.clear()
+            try:
+                return await member(*args, **kwargs)
+            finally:
+                self._calls -= 1
+                if not self._calls:
+                    self.idle.set()
+
+        return call
 
     async def close(self) -> None:
         pass
 
 
 class Floor:
-    """One broker, one store, any number of hosts; `answers` are what came back, by message id of the call."""
+    """One broker, one store, any number of hosts; `answers` are what came back, by message id of the call.
 
-    def __init__(self) -> None:
+    The store is on the floor's clock: one in memory, or what `make` makes. `moved` hears by how many seconds time went on.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[FakeClock], StateStore] = MemoryStateStore,
+        moved: Callable[[float], Awaitable[None]] | None = None,
+    ) -> None:
         self.clock = FakeClock()
-        self.store = MemoryStateStore(self.clock)
+        self.store: StateStore = make(self.clock)
+        self._kept = Kept(self.store)
+        self._moved = moved
         self.broker = MemoryBroker(namespace="rockbot", clock=self.clock, ids=SequenceIds(1))
         self.client = MemoryBus(broker=self.broker)
         self.answers: dict[str, LlmResponse | StepRefused] = {}
@@ -121,7 +146,7 @@ class Floor:
         made = compose(
             chosen,
             bus=MemoryBus(broker=self.broker),
-            store=Kept(self.store),  # type: ignore[arg-type]
+            store=self._kept,  # type: ignore[arg-type]
             clock=self.clock,
             ids=SequenceIds(2 + len(self.hosts)),
             plugins=[*((f"p{at}", plugin) for at, plugin in enumerate(plugins)), ("llm", partial(llm))],
@@ -152,12 +177,13 @@ class Floor:
         """Let everything run that can, at the present instant."""
         for _ in range(120):
             await asyncio.sleep(0)
+            await self._kept.idle.wait()
 
     async def run(self, seconds: float, *, step: float = 0.5) -> None:
         """Let time go by."""
         await self.settle()
         for _ in range(round(seconds / step)):
-            self.clock.advance(step)
+            await self._advance(step)
             await self.settle()
 
     async def until_answered(self, count: int, *, seconds: float = 600, step: float = 0.5) -> None:
@@ -165,9 +191,14 @@ class Floor:
         for _ in range(round(seconds / step)):
             if len(self.answers) >= count:
                 return
-            self.clock.advance(step)
+            await self._advance(step)
             await self.settle()
         raise AssertionError(f"only {len(self.answers)} of {count} calls were answered within {seconds:g} s")
+
+    async def _advance(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        if self._moved is not None:
+            await self._moved(seconds)
 
     async def letters(self, queue: str) -> list[Letter]:
         return list(await self.client.dead_letters.letters(queue))

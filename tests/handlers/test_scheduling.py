@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 from handlers.model_floor import Floor, FloorModel, said
+from redis.asyncio import Redis
+from state.servers import REDIS_BY_HAND
 
 from rockbot.errors import ConfigError
 from rockbot.events import LlmRequest, LlmResponse
@@ -13,10 +18,13 @@ from rockbot.llm import LlmPermanent, LlmThrottled, LlmTransient, LlmUnknownOutc
 from rockbot.operators.backend_checks import backends_probe
 from rockbot.settings_models import BackendSettings
 from rockbot.state.keys import key
+from rockbot.state.redis import RedisStateStore
+from rockbot.state.sqlite import SqliteStateStore
 from rockbot_handlers.deduplication.plugin import plugin as deduplication
 from rockbot_handlers.llm.admission import Asking, Backend, NotNow
 
 AGENTS = {"assistant": {"model": "a/x"}}
+_prefixes = itertools.count(1)
 
 
 @pytest.fixture
@@ -27,7 +35,32 @@ async def floor() -> AsyncIterator[Floor]:
     await made.close()
 
 
-async def test_two_hosts_with_one_slot_never_make_two_calls_at_once(floor: Floor) -> None:
+@pytest.fixture(params=["memory", *(pytest.param(name, marks=pytest.mark.full) for name in ("sqlite", "redis"))])
+async def floor_of_each(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Floor]:
+    """One on each kind of store whose clock can be moved by hand."""
+    async with AsyncExitStack() as stack:
+        match request.param:
+            case "memory":
+                made = Floor()
+            case "sqlite":
+                made = Floor(lambda clock: SqliteStateStore(tmp_path / "state.db", clock))
+            case _:
+                url = request.getfixturevalue("redis_node").url
+                server = await stack.enter_async_context(Redis.from_url(url))
+                at = f"storm{next(_prefixes)}"
+
+                async def moved(seconds: float) -> None:
+                    await server.incrby(f"{{{at}}}:moved", round(seconds * 1000))
+
+                made = Floor(lambda clock: RedisStateStore(f"{url}?prefix={at}", clock=REDIS_BY_HAND), moved)
+                await server.set(f"{{{at}}}:moved", made.clock.now_ms())
+        await made.open()
+        yield made
+        await made.close()
+
+
+async def test_two_hosts_with_one_slot_never_make_two_calls_at_once(floor_of_each: Floor) -> None:
+    floor = floor_of_each
     model = FloorModel()
     for _ in range(2):
         await floor.host({"a": model}, agents=AGENTS, backends={"a": {"slots": 1}})
@@ -87,8 +120,9 @@ async def test_a_call_takes_the_tokens_that_it_really_took(floor: Floor) -> None
 
 
 async def test_a_storm_of_429_burns_no_attempt_and_hardly_a_call_and_the_interactive_lane_is_first_after_it(
-    floor: Floor,
+    floor_of_each: Floor,
 ) -> None:
+    floor = floor_of_each
     over_ms = floor.clock.now_ms() + 600_000
 
     def storm(request: LlmRequest) -> LlmResponse:

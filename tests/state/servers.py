@@ -8,6 +8,8 @@ from rockbot.state.keys import conversation_key, key, task_key
 from rockbot.state.ports import Append, Commit, IndexRow, OutboxRow, StateUnavailable, Timer, VersionConflict, Write
 
 STREAMS = "abcd"
+#: The clock of a Redis server by hand, as far as one prefix sees it.
+REDIS_BY_HAND = "local now = tonumber(redis.call('GET', KEYS[1] .. ':moved'))"
 
 
 def step_of(stream, version):

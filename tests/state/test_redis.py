@@ -12,7 +12,7 @@ from nodes.launching import free_port
 from nodes.redis import PASSWORD, RedisNode
 from redis.asyncio import Redis
 from state.calls import CALLS, answers_to
-from state.servers import killed_while_writing, steps_that_meet, unavailable
+from state.servers import REDIS_BY_HAND, killed_while_writing, steps_that_meet, unavailable
 
 from rockbot.errors import ConfigError
 from rockbot.operators.probes import state_probe
@@ -29,8 +29,6 @@ from rockbot_messaging.testing import FakeClock
 
 K = key("acme", "thing", "one")
 _prefixes = itertools.count(1)
-# The clock of the server by hand, as far as one prefix sees it.
-_BY_HAND = "local now = tonumber(redis.call('GET', KEYS[1] .. ':moved'))"
 
 
 @pytest.fixture
@@ -77,13 +75,15 @@ async def opened(url, **named):
 class TestRedisStateStore(StateStoreContract):
     @pytest.fixture
     async def stores(self, url, advance):
-        return StoresUnderTest(open=lambda: opened(url, clock=_BY_HAND), advance=advance, shared=True, durable=True)
+        return StoresUnderTest(
+            open=lambda: opened(url, clock=REDIS_BY_HAND), advance=advance, shared=True, durable=True
+        )
 
 
 class TestLedgerInRedis(LedgerContract):
     @pytest.fixture
     async def ledgers(self, url, advance):
-        stores = [await opened(url, clock=_BY_HAND) for _ in range(2)]
+        stores = [await opened(url, clock=REDIS_BY_HAND) for _ in range(2)]
         first, second = (StateLedger(store, retention_seconds=3600) for store in stores)
         yield LedgersUnderTest(first=first, second=second, advance=advance, retention=3600)
         await asyncio.gather(*(store.close() for store in stores))
@@ -111,7 +111,7 @@ async def test_a_task_that_is_cancelled_in_any_moment_of_a_call_ends(store):
 
 
 async def test_three_replicas_on_a_thousand_open_rows_send_each_at_most_twice(url, advance):
-    stores = [await opened(url, clock=_BY_HAND) for _ in range(3)]
+    stores = [await opened(url, clock=REDIS_BY_HAND) for _ in range(3)]
     await three_replicas_start(stores, advance)
     await asyncio.gather(*(store.close() for store in stores))
 
@@ -144,7 +144,7 @@ def test_any_calls_have_the_same_answers_in_memory_and_in_redis(redis_node):
 
                     return call
 
-            store = RedisStateStore(f"{redis_node.url}?prefix={own}", clock=_BY_HAND)
+            store = RedisStateStore(f"{redis_node.url}?prefix={own}", clock=REDIS_BY_HAND)
             try:
                 in_redis = await answers_to(Follows(), Moved(), calls)
             finally:
@@ -175,7 +175,7 @@ async def test_all_keys_of_a_store_carry_its_hash_tag(store, admin, own):
 
 
 async def test_values_that_are_over_are_removed_in_time(url, admin, own, advance):
-    store = await opened(url, clock=_BY_HAND)
+    store = await opened(url, clock=REDIS_BY_HAND)
     for number in range(20):
         await store.put(key("acme", "short", str(number)), b"x", ttl=1)
     await advance(2)
