@@ -55,7 +55,15 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
         },
         "settings": {"namespace": "team-one"},
     },
-    "autoscaling": {"host": {"autoscaling": {"enabled": True, "maxReplicas": 4}}},
+    "autoscaling": {
+        "host": {"autoscaling": {"enabled": True, "maxReplicas": 4}},
+        "scripts": {"autoscaling": {"enabled": True}},
+    },
+    "scripts-to-zero": {"scripts": {"keda": {"enabled": True, "maxReplicas": 4}}, "toolbox": {"enabled": True}},
+    "management-in-settings": {
+        "broker": {"existingSecret": {"name": "rabbit-default-user", "key": "connection_string"}},
+        "settings": {"broker": {"management_url": "http://rabbit:15672"}},
+    },
     "external-secrets": {
         "externalSecrets": {
             "store": "vault",
@@ -121,6 +129,27 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"secrets": [{"setting": "ANTHROPIC KEY", "secret": "a", "key": "b"}]}, "/secrets/0/setting"),
     ({"workers": {"llm": {}}}, "/workers/llm"),
     ({"workers": {"llm": {"handlers": ["llm"], "keda": {"enabled": True}}}}, "/workers/llm/keda"),
+    (
+        {
+            "workers": {
+                "llm": {"handlers": ["llm"], "keda": {"enabled": True, "subscriptions": ["a"], "cooldownPeriod": 600}}
+            }
+        },
+        "workers.llm.keda.cooldownPeriod",
+    ),
+    (
+        {
+            "scripts": {"keda": {"enabled": True, "cooldownPeriod": 900}},
+            "settings": {"providers": {"slow": {"base_url": "http://gpu/v1", "timeout_seconds": 1200}}},
+        },
+        "a handler may take 1200 s",
+    ),
+    ({"scripts": {"keda": {"enabled": True}, "autoscaling": {"enabled": True}}}, "scripts: keda and autoscaling"),
+    (
+        {"broker": {"url": "amqp://rabbit/"}, "scripts": {"keda": {"enabled": True}}},
+        "scripts.keda: needs the management interface",
+    ),
+    ({"toolbox": {"enabled": "yes"}}, "/toolbox/enabled"),
     ({"workers": {"Not A Name": {"handlers": ["llm"]}}}, "Not A Name"),
     ({"agents": {"home": {"agents": {"a b": {}}}}}, "a b"),
     ({"rabbitmq": {"image": {"tag": "latest"}}}, "/rabbitmq/image/tag"),

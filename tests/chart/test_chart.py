@@ -16,6 +16,7 @@ from chart.combinations import COMBINATIONS, WRONG
 from chart.readme import described, made
 from chart.rendering import CHART, files, named, pods, render
 
+from rockbot.operators.broker_access import handler_seconds
 from rockbot.settings import Settings, load
 from rockbot_scripts.settings import ScriptSettings
 
@@ -72,7 +73,7 @@ def test_every_pod_is_restricted(values: dict[str, Any]) -> None:
 @everything
 def test_every_process_that_stays_is_probed_and_has_time_to_drain(values: dict[str, Any]) -> None:
     for name, pod in pods(render(values)):
-        if name.startswith("Deployment/"):
+        if name.startswith("Deployment/") and not name.endswith("-toolbox"):  # that one does nothing
             for container in pod["containers"]:
                 assert {"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys(), name
                 environment = {item["name"]: item.get("value") for item in container["env"]}
@@ -94,7 +95,7 @@ def test_no_variable_is_set_twice_and_each_of_ours_is_a_setting(values: dict[str
 def test_what_is_mounted_is_there(values: dict[str, Any]) -> None:
     objects = render(values)
     there = {(item["kind"], item["metadata"]["name"]) for item in objects}
-    given = {"broker", "broker-tls", "state", "rabbit", "valkey", "anthropic", "night-agents"}
+    given = {"broker", "broker-tls", "state", "rabbit", "valkey", "anthropic", "night-agents", "rabbit-default-user"}
     for name, pod in pods(objects):
         for volume in pod.get("volumes", []):
             wanted = [("ConfigMap", volume["configMap"]["name"])] if "configMap" in volume else []
@@ -216,6 +217,52 @@ def test_a_scaled_object_counts_what_waits_and_what_is_delayed() -> None:
     assert pattern.search("team-one.llm.scripted.interactive.delay.30")
     assert not pattern.search("team-one.llm.scripted.interactive.dlq")
     assert scaled["spec"]["cooldownPeriod"] > Settings().anthropic.timeout_seconds
+
+
+def test_scripts_scale_to_zero_only_after_the_longest_handler() -> None:
+    def scaled(settings: dict[str, Any]) -> dict[str, Any]:
+        values = {**COMBINATIONS["scripts-to-zero"], "settings": settings}
+        return next(item for item in render(values) if item["kind"] == "ScaledObject")
+
+    spec = scaled({})["spec"]
+    assert (
+        "replicas" not in named(render(COMBINATIONS["scripts-to-zero"]), "Deployment", "demo-rockbot-scripts")["spec"]
+    )
+    assert (spec["minReplicaCount"], spec["cooldownPeriod"], len(spec["triggers"])) == (0, 900, 2)
+    settings = {"scripts": {"max_wall_seconds": 1500}}
+    assert scaled(settings)["spec"]["cooldownPeriod"] > 1500
+
+
+def test_the_longest_handler_is_the_one_that_the_doctor_counts(tmp_path: Path) -> None:
+    given = {"anthropic": {"timeout_seconds": 700}, "scripts": {"max_wall_seconds": 650.0}}
+    scaled = next(
+        item
+        for item in render({**COMBINATIONS["scripts-to-zero"], "settings": given})
+        if item["kind"] == "ScaledObject"
+    )
+    path = tmp_path / "rockbot.toml"
+    path.write_text("[anthropic]\ntimeout_seconds = 700\n[scripts]\nmax_wall_seconds = 650.0\n")
+    assert scaled["spec"]["cooldownPeriod"] == handler_seconds(load(config=path)) + 300
+
+
+def test_the_topology_is_applied_where_the_settings_name_the_management_interface() -> None:
+    jobs = [item for item in render(COMBINATIONS["management-in-settings"]) if item["kind"] == "Job"]
+    assert len(jobs) == 1
+
+
+def test_the_toolbox_has_what_hosts_have_and_no_way_to_models() -> None:
+    objects = render({"toolbox": {"enabled": True}})
+    toolbox, host = (
+        named(objects, "Deployment", f"demo-rockbot-{name}")["spec"]["template"] for name in ("toolbox", "host")
+    )
+
+    def secrets(pod: dict[str, Any]) -> Any:
+        return next(volume for volume in pod["spec"]["volumes"] if volume["name"] == "secrets")
+
+    assert secrets(toolbox) == secrets(host)
+    models = named(objects, "NetworkPolicy", "demo-rockbot-models")["spec"]["podSelector"]
+    assert _selects(models, host["metadata"]["labels"])
+    assert not _selects(models, toolbox["metadata"]["labels"])
 
 
 def test_the_notes_say_how_to_begin_and_what_is_not_safe() -> None:

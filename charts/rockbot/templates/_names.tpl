@@ -73,10 +73,17 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name (.root.Chart.Version | replace
 {{- end -}}
 {{- end -}}
 
-{{/* Whether the management interface's address is known: "true" or empty. */}}
-{{- define "rockbot.managed" -}}
+{{/* Whether a Secret holds the management interface's address: "true" or empty. */}}
+{{- define "rockbot.managementSecret" -}}
 {{- if eq (include "rockbot.brokerKind" .) "bundled" -}}true
 {{- else if and .Values.broker.existingSecret.name .Values.broker.existingSecret.managementKey -}}true
+{{- end -}}
+{{- end -}}
+
+{{/* Whether its address is known at all; in the settings it stands without a password, and the broker's is used. */}}
+{{- define "rockbot.managed" -}}
+{{- if include "rockbot.managementSecret" . -}}true
+{{- else if dig "broker" "management_url" "" .Values.settings -}}true
 {{- end -}}
 {{- end -}}
 
