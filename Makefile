@@ -31,7 +31,7 @@ run: install ## set up, start embedded, work through examples/tasks.jsonl, show 
 	@$(BIN)/rockbot --socket .rockbot/run.sock --state "sqlite:///.rockbot/run.db" up --feed examples/tasks.jsonl --once
 
 # What starts, kills and measures processes and brokers runs by itself, behind everything else on two workers.
-ALONE := tests/benchmarks tests/chaos tests/crash tests/e2e tests/rabbitmq
+ALONE := tests/benchmarks tests/chaos tests/crash tests/e2e $(addprefix tests/rabbitmq/test_,accidents.py cluster.py letters_at_scale.py)
 
 test: install ## install the servers the tests need, run the whole suite (PYTEST_ARGS: a part of it)
 	@bash tests/nodes/install.sh
