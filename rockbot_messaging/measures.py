@@ -60,6 +60,10 @@ class Names:
     TURNS: Final = "rockbot.turns"
     #: Durations from the task to its end, by `agent` and `status`.
     TURN_DURATION: Final = "rockbot.turn.duration"
+    #: Gauge: tasks under way by `agent` and `state` (accepted, stalled, awaiting_approval, awaiting_input); of the whole store.
+    TURNS_OPEN: Final = "rockbot.turns.open"
+    #: Gauge: seconds for which the task that is longest in its state has been in it, by `agent` and `state`; of the whole store.
+    TURN_OLDEST: Final = "rockbot.turn.oldest"
     #: Replies of models that became part of a turn, by `agent`.
     TURN_STEPS: Final = "rockbot.turn.steps"
     #: Calls whose message died, so that their turn stands still, by `agent`.

@@ -67,6 +67,8 @@ _TABLE: Final = (
     Metric(Names.HANDLED, "histogram", "s", "Time in the handlers of a message.", ("subscription", "event")),
     Metric(Names.TURNS, "counter", "{task}", "Tasks that came to their end.", ("agent", "status")),
     Metric(Names.TURN_DURATION, "histogram", "s", "Time from a task to its end.", ("agent", "status")),
+    Metric(Names.TURNS_OPEN, "gauge", "{task}", "Tasks under way.", ("agent", "state")),
+    Metric(Names.TURN_OLDEST, "gauge", "s", "How long the longest has been in its state.", ("agent", "state")),
     Metric(Names.TURN_STEPS, "counter", "{step}", "Replies of models that became part of turns.", ("agent",)),
     Metric(Names.TURN_STALLS, "counter", "{call}", "Calls that died, so that their turn stands still.", ("agent",)),
     Metric(Names.TURN_RESUMES, "counter", "{turn}", "Turns that went on after they stood still.", ("agent",)),

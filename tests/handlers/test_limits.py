@@ -35,9 +35,11 @@ from rockbot.state.keys import Key, key
 from rockbot.state.ledger import StateLedger
 from rockbot_handlers.agent.plugin import plugin as agent_plugin
 from rockbot_handlers.limits.accounts import allowances, day_of
+from rockbot_handlers.limits.measuring import LimitMeasures
 from rockbot_handlers.limits.old_days import OldDays
 from rockbot_handlers.limits.plugin import plugin
 from rockbot_messaging.envelope import MessageEnvelope
+from rockbot_messaging.measures import Counters, Names
 from rockbot_messaging.ports import Door
 from rockbot_messaging.subscriptions import WatchSubscription
 from rockbot_messaging.verdicts import Ack, Verdict
@@ -171,6 +173,22 @@ async def test_the_next_day_is_a_new_one(floor: Floor) -> None:
     await floor.ask("three")
     await floor.settle()
     assert model.asked[1:] == ["three"]
+
+
+async def test_a_limit_that_nobody_asked_for_since_its_day_ended_is_told_to_be_whole(floor: Floor) -> None:
+    counters = Counters()
+    measures = LimitMeasures(counters)
+    (limit,) = allowances(LimitsSettings(all={"tokens": 100}), agent="a", user="", tenant="default")  # type: ignore[arg-type]
+    today = datetime.date.fromisoformat(day(floor))
+    measures.taken(limit, 90, today)
+    await measures.look(floor.store)
+    assert counters.value(Names.LIMIT_LEFT, limit="limits.all.tokens") == pytest.approx(0.1)
+    floor.clock.advance(86_400)
+    await measures.look(floor.store)
+    assert counters.value(Names.LIMIT_LEFT, limit="limits.all.tokens") == 1
+    measures.taken(limit, 30, today + datetime.timedelta(days=1))
+    await measures.look(floor.store)
+    assert counters.value(Names.LIMIT_LEFT, limit="limits.all.tokens") == pytest.approx(0.7)
 
 
 async def test_days_are_forgotten_a_week_after_their_end_on_one_replica(floor: Floor) -> None:

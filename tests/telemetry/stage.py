@@ -141,6 +141,10 @@ class Stage:
         self.answers.put_nowait((envelope, AgentResponse.model_validate_json(envelope.body)))
         return Ack()
 
+    async def stop_worker(self) -> None:
+        """Make no model calls any more."""
+        await self.worker.host().close()
+
     async def tell(self, task: MessageEnvelope) -> None:
         """Send a task."""
         await self.stranger.publisher.publish(task, door=Door.PUBLIC)

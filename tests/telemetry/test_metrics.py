@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import datetime
+import json
 import re
 from pathlib import Path
 
@@ -16,14 +17,17 @@ from rockbot.events import AgentTask
 from rockbot.health import Health, HealthServer
 from rockbot.processes import compose_host
 from rockbot.settings import Settings
-from rockbot.state.keys import prefix
+from rockbot.state.keys import agent_use_key, prefix, task_key
+from rockbot.state.memory import MemoryStateStore
 from rockbot.telemetry.exposition import exposition_of
 from rockbot.telemetry.metrics import METRICS
 from rockbot.telemetry.process import telemetry_of
+from rockbot_handlers.agent.open_turns import OpenTurns
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.measures import BOUNDS, NO_MEASURES, Counters, Names
 from rockbot_messaging.memory import MemoryBus
 from rockbot_messaging.subscriptions import WorkSubscription
+from rockbot_messaging.testing import FakeClock
 
 ROOT = Path(__file__).parents[2]
 QUESTION = "What is 6 times 7?"
@@ -98,6 +102,42 @@ async def test_a_copy_of_a_task_that_was_answered_is_no_second_turn() -> None:
                 await asyncio.sleep(0)
     assert stage.counted(Names.TURNS, agent="assistant", status="completed") == 1
     assert stage.counted(Names.MODEL_CALLS, provider="scripted", model="demo", outcome="ok") == 1
+
+
+async def test_turns_under_way_are_told_by_their_state_and_since_when_until_they_end() -> None:
+    clock = FakeClock()
+    store, measures = MemoryStateStore(clock), Counters()
+    await store.open()
+    turns = OpenTurns(store, measures)
+    rows = {"one": ("stalled", 0), "two": ("stalled", 4_000), "three": ("accepted", 9_000)}
+    for task, (status, after) in rows.items():
+        await store.put(agent_use_key("assistant", "digest", "default", task), b"0")
+        at = {"status": status, "at_ms": clock.now_ms() + after}
+        await store.put(task_key("default", task), json.dumps(at).encode())
+    clock.advance(10)
+    await turns.look()
+    assert measures.value(Names.TURNS_OPEN, agent="assistant", state="stalled") == 2
+    assert measures.value(Names.TURN_OLDEST, agent="assistant", state="stalled") == 10
+    assert measures.value(Names.TURN_OLDEST, agent="assistant", state="accepted") == 1
+    for task in ("one", "two"):
+        await store.delete(agent_use_key("assistant", "digest", "default", task))
+    await turns.look()
+    assert measures.value(Names.TURNS_OPEN, agent="assistant", state="stalled") == 0
+    assert measures.value(Names.TURN_OLDEST, agent="assistant", state="stalled") == 0
+    assert measures.value(Names.TURNS_OPEN, agent="assistant", state="accepted") == 1
+
+
+async def test_a_turn_under_way_is_found_where_turns_are_kept() -> None:
+    async with Stage(traces=False).running() as stage:
+        await stage.ask("Hello.")
+        # Somebody else's model: nobody answers.
+        turns = OpenTurns(stage.store, stage.counts["agent"])
+        await stage.stop_worker()
+        await stage.tell(stage.task("Hello again.", traceparent=None))
+        async with asyncio.timeout(10):
+            while stage.counted(Names.TURNS_OPEN, agent="assistant", state="accepted") != 1:
+                await turns.look()
+                await asyncio.sleep(0)
 
 
 async def test_queue_seconds_says_how_often_the_broker_is_asked_what_waits() -> None:

@@ -6,6 +6,7 @@ from rockbot.agents.snapshots import SWEEP_SECONDS, Snapshots
 from rockbot.chain import Order
 from rockbot.plugins import Contribution, Link, Loop, Services
 from rockbot_handlers.agent.handler import AgentHandler
+from rockbot_handlers.agent.open_turns import LOOK_SECONDS, OpenTurns
 from rockbot_handlers.agent.reloading import RELOADS, ReloadHandler
 from rockbot_handlers.agent.subscriptions import AgentSubscriptions, subscriptions
 
@@ -28,6 +29,8 @@ def plugin(services: Services) -> Contribution:
     )
     first = subscriptions(roster.current, settings)
     loops = [Loop("snapshots of agents", snapshots.sweep, SWEEP_SECONDS)]
+    if settings.telemetry.metrics != "off":
+        loops.append(Loop("turns under way", OpenTurns(services.state, services.measures).look, LOOK_SECONDS))
     if settings.agent_files.poll_seconds:
         loops.append(Loop("files of agents", roster.poll, settings.agent_files.poll_seconds))
     return Contribution(

@@ -23,8 +23,8 @@ from rockbot.state.keys import key
 from rockbot.state.ports import StateStore, VersionConflict
 from rockbot.tokens import estimate_request
 from rockbot_handlers.limits.accounts import Allowance, Amounts, Counted, allowances
+from rockbot_handlers.limits.measuring import LimitMeasures
 from rockbot_messaging.ledger import Finished, ResultLedger
-from rockbot_messaging.measures import NO_MEASURES, Measures, Names
 
 __all__ = ["RESERVED_SECONDS", "LimitsLink"]
 
@@ -58,13 +58,13 @@ class LimitsLink:
         store: StateStore,
         ledger: ResultLedger,
         prices: PriceTable,
-        measures: Measures = NO_MEASURES,
+        measures: LimitMeasures | None = None,
     ) -> None:
         self._settings = settings
         self._store = store
         self._ledger = ledger
         self._prices = prices
-        self._measures = measures
+        self._measures = measures or LimitMeasures()
 
     @property
     def handles(self) -> tuple[type[Event], ...]:
@@ -92,7 +92,7 @@ class LimitsLink:
                     id=limit.reservation(context.envelope.message_id, tenant),
                     ttl=RESERVED_SECONDS,
                 )
-                self._tell(limit, found.taken)
+                self._measures.taken(limit, found.taken, day)
                 if found.granted:
                     mine = limit.reservation(context.envelope.message_id, tenant)
                     held.append(_Held(limit, mine, amount, found.taken))
@@ -106,13 +106,6 @@ class LimitsLink:
             held.clear()
             break
         await self._call(event, context, call_next, held, day)
-
-    def _tell(self, limit: Allowance, taken: float) -> None:
-        """How much is left, of limits that are one for everybody they name: those that each has alone would be told as one."""
-        if limit.everybody:
-            return
-        left = 1 - taken / limit.limit if limit.limit else 0.0
-        self._measures.gauge(Names.LIMIT_LEFT, min(1.0, max(0.0, left)), limit=limit.label)
 
     async def _call(
         self, event: Event, context: Context, call_next: CallNext, held: list[_Held], day: datetime.date
@@ -178,7 +171,7 @@ class LimitsLink:
         refusal: StepRefused,
         day: datetime.date,
     ) -> None:
-        self._measures.count(Names.LIMIT_REFUSALS, 1, limit=limit.label)
+        self._measures.refused(limit)
         message_id = context.envelope.message_id
         if context.envelope.return_address is None:
             raise PermanentFailure(refusal.message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from functools import partial
 
 from rockbot.agents.roster import AgentSet
 from rockbot.catalogue.prices import PriceTable
@@ -12,6 +13,7 @@ from rockbot.plugins import Contribution, Link, Loop, Services
 from rockbot.settings_models import LimitsSettings
 from rockbot_handlers.limits.accounts import allowances
 from rockbot_handlers.limits.link import LimitsLink
+from rockbot_handlers.limits.measuring import LOOK_SECONDS, LimitMeasures
 from rockbot_handlers.limits.old_days import EVERY_SECONDS, OldDays
 
 __all__ = ["plugin"]
@@ -36,11 +38,15 @@ def plugin(services: Services) -> Contribution:
 
     check(services.agents.current)
     services.agents.check(check)
-    link = LimitsLink(limits, services.state, services.ledger, prices, services.measures)
+    measures = LimitMeasures(services.measures)
+    link = LimitsLink(limits, services.state, services.ledger, prices, measures)
     days = OldDays(services.state, owner=services.owner)
     return Contribution(
         links=(Link(Order.LIMITS, "limits", link),),
-        loops=(Loop("old days of limits", days.sweep, EVERY_SECONDS),),
+        loops=(
+            Loop("old days of limits", days.sweep, EVERY_SECONDS),
+            Loop("a new day of limits", partial(measures.look, services.state), LOOK_SECONDS),
+        ),
     )
 
 
