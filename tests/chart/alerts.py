@@ -124,8 +124,7 @@ ALERTS: Sequence[Alert] = (
     ),
     Alert(
         "RockBotSandboxCrashLoop",
-        f"sum {_by()} (increase({_BROKEN}[10m])) > 3 or "
-        f"sum {_by()} ({_READY}) == 0 and sum {_by()} ({_MISSING}) > 0",
+        f"sum {_by()} (increase({_BROKEN}[10m])) > 3 or sum {_by()} ({_READY}) == 0 and sum {_by()} ({_MISSING}) > 0",
         "2m",
         "critical",
         "Sandboxes crash or cannot be started",

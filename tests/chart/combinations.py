@@ -71,7 +71,11 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
         },
         "secrets": [{"setting": "anthropic__api_key", "secret": "anthropic", "key": "api-key"}],
     },
-    "monitoring": {"podMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
+    "monitoring": {
+        "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}, "limitLeft": 0.25},
+        "dashboards": {"enabled": True, "annotations": {"grafana_folder": "RockBot"}},
+    },
     "open-network": {"networkPolicy": {"enabled": False}, "topology": {"apply": False}},
     "registry": {
         "image": {"registry": "registry.example/team", "tag": "1.2.3", "pullSecrets": ["pull"], "pullPolicy": "Always"},
@@ -158,6 +162,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"networkPolicy": {"brokerPorts": [0]}}, "/networkPolicy/brokerPorts/0"),
     ({"networkPolicy": {"clients": [{"pods": {}}]}}, "/networkPolicy/clients/0"),
     ({"podMonitor": {"interval": "soon"}}, "/podMonitor/interval"),
+    ({"prometheusRule": {"limitLeft": 10}}, "/prometheusRule/limitLeft"),
+    ({"prometheusRule": {"deadLetterSeconds": "1h"}}, "/prometheusRule/deadLetterSeconds"),
+    ({"dashboards": {"label": "not a label"}}, "/dashboards/label"),
     ({"externalSecrets": {"kind": "Vault"}}, "/externalSecrets/kind"),
     ({"rabbitmq": {"enabled": False}}, "there is no broker"),
     ({"valkey": {"enabled": False}}, "there is no state store"),

@@ -44,7 +44,7 @@ def _rate(name: str, *labels: str) -> tuple[str, str]:
 
 
 def _gauge(how: str, name: str, *labels: str) -> tuple[str, str]:
-    legend = " ".join(f"{{{{{label}}}}}" for label in labels) or METRIC_TOTAL
+    legend = " ".join(f"{{{{{label}}}}}" for label in labels)
     by = f" by ({', '.join(labels)})" if labels else ""
     return f"{how}{by} ({metric(name, _HERE)})", legend
 
@@ -54,8 +54,6 @@ def _quantiles(name: str, *labels: str) -> list[tuple[str, str]]:
     buckets = f"sum by (le, {', '.join(labels)}) (rate({metric(name, _HERE, suffix='_bucket')}[$__rate_interval]))"
     return [(f"histogram_quantile({share}, {buckets})", f"p{round(share * 100)} {legend}") for share in (0.5, 0.95)]
 
-
-METRIC_TOTAL: Final = "all"
 
 DASHBOARDS: Final[Mapping[str, Dashboard]] = {
     "rockbot-messages": Dashboard(

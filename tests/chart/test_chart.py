@@ -21,7 +21,7 @@ from rockbot.settings import Settings, load
 from rockbot_scripts.settings import ScriptSettings
 
 #: Kinds of operators, whose schemas are theirs.
-FOREIGN = {"ExternalSecret", "PodMonitor", "ScaledObject", "TriggerAuthentication"}
+FOREIGN = {"ExternalSecret", "PodMonitor", "PrometheusRule", "ScaledObject", "TriggerAuthentication"}
 
 everything = pytest.mark.parametrize("values", COMBINATIONS.values(), ids=COMBINATIONS.keys())
 
