@@ -66,6 +66,8 @@ class Consuming:
         self._running: dict[str, tuple[Subscription, Consumption]] = {}
         #: Names that came from a live plug-in: what of them is wanted no more is stopped, nothing else ever is.
         self._movable: set[str] = set()
+        #: Names that were consumed and are not wanted any more.
+        self.retired: set[str] = set()
         self._changed = asyncio.Event()
         self._lock = asyncio.Lock()
         for each in self._live:
@@ -110,9 +112,11 @@ class Consuming:
                 await self._bus.declare([*new, *addressed])
             for item in new:
                 await self._consume(item)
+                self.retired.discard(item.name)
                 logger.info("subscription is consumed from now on", extra={"subscription": item.name})
             for name in sorted(self._running.keys() & self._movable - work.keys()):
                 _, consumption = self._running.pop(name)
+                self.retired.add(name)
                 await consumption.stop(timeout=self._drain_seconds)
                 logger.info("subscription is consumed no more", extra={"subscription": name})
 

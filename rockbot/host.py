@@ -142,8 +142,8 @@ class Host:
         self._loops.append(asyncio.create_task(self._follow(), name="live subscriptions"))
         for loop in self._contributed:
             self._repeat(loop.name, loop.act, loop.every)
-        if self._telemetry.exposition is not None and self._telemetry.queues_every > 0:
-            look = partial(tell_queues, self._telemetry.measures, self._bus)
+        if (metrics := self._telemetry.exposition) is not None and self._telemetry.queues_every > 0:
+            look = partial(tell_queues, metrics.counters, self._bus, self.consuming.retired)
             self._repeat("count what waits", look, self._telemetry.queues_every)
         if self._telemetry.sends:
             self._repeat("send metrics", self._telemetry.push, self._telemetry.every)

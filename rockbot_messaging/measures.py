@@ -176,6 +176,10 @@ class Counters:
     def gauge(self, name: str, value: float, /, **labels: str) -> None:
         self._values[name, tuple(sorted(labels.items()))] = value
 
+    def drop(self, name: str, /, **labels: str) -> None:
+        """Forget what a gauge said: what it told of is no more."""
+        self._values.pop((name, tuple(sorted(labels.items()))), None)
+
     def observe(self, name: str, value: float, /, **labels: str) -> None:
         key = (name, tuple(sorted(labels.items())))
         found = self._distributions.get(key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import accumulate
 from typing import Final, final
 
@@ -54,11 +54,16 @@ def exposition_of(measures: Measures) -> Exposition | None:
     return Exposition(measures) if isinstance(measures, Counters) else None
 
 
-async def tell_queues(measures: Measures, bus: MessageBus) -> None:
-    """Set the gauges of work queues. Raises `BrokerUnreachable`."""
+async def tell_queues(counters: Counters, bus: MessageBus, retired: Collection[str]) -> None:
+    """Set the gauges of work queues; of those that are retired there are none. Raises `BrokerUnreachable`."""
     for queue in await bus.queues():
-        measures.gauge(Names.QUEUE_DEPTH, queue.ready, subscription=queue.subscription)
-        measures.gauge(Names.QUEUE_CONSUMERS, queue.consumers, subscription=queue.subscription)
+        name = queue.subscription
+        if name in retired:
+            for gauge in (Names.QUEUE_DEPTH, Names.QUEUE_CONSUMERS, Names.IDLE):
+                counters.drop(gauge, subscription=name)
+        else:
+            counters.gauge(Names.QUEUE_DEPTH, queue.ready, subscription=name)
+            counters.gauge(Names.QUEUE_CONSUMERS, queue.consumers, subscription=name)
 
 
 def tell_health(

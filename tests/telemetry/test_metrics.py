@@ -19,7 +19,7 @@ from rockbot.processes import compose_host
 from rockbot.settings import Settings
 from rockbot.state.keys import agent_use_key, prefix, task_key
 from rockbot.state.memory import MemoryStateStore
-from rockbot.telemetry.exposition import exposition_of
+from rockbot.telemetry.exposition import exposition_of, tell_queues
 from rockbot.telemetry.metrics import METRICS
 from rockbot.telemetry.process import telemetry_of
 from rockbot_handlers.agent.open_turns import OpenTurns
@@ -138,6 +138,18 @@ async def test_a_turn_under_way_is_found_where_turns_are_kept() -> None:
             while stage.counted(Names.TURNS_OPEN, agent="assistant", state="accepted") != 1:
                 await turns.look()
                 await asyncio.sleep(0)
+
+
+async def test_a_queue_that_is_not_wanted_any_more_is_told_of_no_more() -> None:
+    bus, counters, retired = MemoryBus(), Counters(), set[str]()
+    await bus.open()
+    await bus.declare([WorkSubscription(name=name, patterns=(name,)) for name in ("kept", "gone")])
+    await tell_queues(counters, bus, retired)
+    assert len(counters.snapshot()) == 4
+    retired.add("gone")
+    await tell_queues(counters, bus, retired)
+    await bus.close()
+    assert {labels for _, labels in counters.snapshot()} == {(("subscription", "kept"),)}
 
 
 async def test_queue_seconds_says_how_often_the_broker_is_asked_what_waits() -> None:
