@@ -43,7 +43,7 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
     },
     "workers": {
         "host": {"handlers": ["logging", "deadline", "deduplication", "agent", "scripts"]},
-        "workers": {"llm": {"handlers": ["logging", "deadline", "llm"], "replicas": 3}},
+        "workers": {"llm": {"handlers": ["logging", "deadline", "limits", "llm"], "replicas": 3}},
         "scripts": {"replicas": 2},
     },
     "keda": {
