@@ -73,7 +73,8 @@ bench-long: install ## a million messages: whether memory and cost per message s
 	@$(BIN)/python -m tests.benchmarks.long $(BENCH_ARGS)
 
 image: ## build the container images with docker or podman (PYTHON_IMAGE: another base; IMAGE_ARGS: more for the build)
-	@engine=$$(command -v docker || command -v podman) || { echo "make image needs docker or podman"; exit 1; }; \
+	@engine=$$(for each in docker podman; do $$each info > /dev/null 2>&1 && echo $$each && break; done); \
+	[ -n "$$engine" ] || { echo "make image: neither docker nor podman answers; start one, or say where it listens (DOCKER_HOST)"; exit 1; }; \
 	for target in host scripts cli; do \
 		$$engine build --file docker/Dockerfile --target $$target --tag rockbot-$$target:$(VERSION) \
 			--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null) \

@@ -13,7 +13,7 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "own-secrets": {
         "rabbitmq": {"auth": {"existingSecret": "rabbit"}, "persistence": {"storageClass": "fast", "retain": True}},
-        "valkey": {"auth": {"existingSecret": "valkey"}, "persistence": {"retain": False}},
+        "valkey": {"auth": {"existingSecret": "valkey"}, "persistence": {"retain": True}},
         "secrets": [{"setting": "anthropic__api_key", "secret": "anthropic", "key": "api-key"}],
         "settings": {"model": "anthropic/claude-sonnet-5-5"},
     },
@@ -108,6 +108,7 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
         "networkPolicy": {
             "clients": [{"namespaceSelector": {}}],
             "models": [{"to": [{"ipBlock": {"cidr": "192.0.2.7/32"}}], "ports": [{"protocol": "TCP", "port": 11434}]}],
+            "egress": [{"to": [{"namespaceSelector": {}}], "ports": [{"protocol": "TCP", "port": 4318}]}],
             "metrics": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}],
         },
     },
@@ -169,5 +170,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"rabbitmq": {"enabled": False}}, "there is no broker"),
     ({"valkey": {"enabled": False}}, "there is no state store"),
     ({"agents": {"scripts": {}}}, "agents.scripts"),
+    (
+        {"agents": {"home": {"files": {"a.md": "x"}, "existingConfigMap": "b"}}},
+        "agents.home: files and existingConfigMap",
+    ),
     ({"agents": {"llm": {}}, "workers": {"llm": {"handlers": ["llm"]}}}, "agents.llm and workers.llm"),
 ]

@@ -276,6 +276,30 @@ def test_the_notes_say_how_to_begin_and_what_is_not_safe() -> None:
     assert "rockbot ask helper" in notes(COMBINATIONS["groups"])
 
 
+def test_the_notes_name_every_volume_that_goes_with_the_release() -> None:
+    def notes(values: dict[str, Any]) -> str:
+        return next(text for file, text in files(values).items() if file.endswith("NOTES.txt"))
+
+    assert "keep them: rabbitmq.persistence.retain, valkey.persistence.retain." in notes({})
+    assert "state.sqlite.retain" in notes(COMBINATIONS["sqlite"])
+    assert "uninstall" not in notes(COMBINATIONS["own-secrets"])
+
+
+def test_an_uninstalled_release_leaves_no_volume_that_was_not_to_be_kept() -> None:
+    for values, kept in (({}, "Delete"), (COMBINATIONS["own-secrets"], "Retain")):
+        sets = [item for item in render(values) if item["kind"] == "StatefulSet"]
+        assert [item["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] for item in sets] == [kept] * 2
+    claims = [item for item in render(COMBINATIONS["sqlite"]) if item["kind"] == "PersistentVolumeClaim"]
+    assert [item["metadata"].get("annotations") for item in claims] == [None]
+
+
+def test_what_else_may_be_reached_may_be_reached_by_every_process_of_ours_alone() -> None:
+    values = COMBINATIONS["scheduling"]
+    policy = named(render(values), "NetworkPolicy", "demo-rockbot-processes")["spec"]
+    assert values["networkPolicy"]["egress"][0] in policy["egress"]
+    assert not _selects(policy["podSelector"], _labels(render(values), "StatefulSet/demo-rockbot-rabbitmq"))
+
+
 def test_the_readme_is_made_from_the_values_and_tells_each_of_them() -> None:
     assert (CHART / "README.md").read_text() == made(), "run: python -m tests.chart.readme"
     text = (CHART / "values.yaml").read_text()

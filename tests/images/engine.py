@@ -28,16 +28,16 @@ class Engine:
     """Runs commands of the engine."""
 
     def __init__(self) -> None:
-        found = shutil.which("docker") or shutil.which("podman")
-        if found is None:
+        there = [found for name in ("docker", "podman") if (found := shutil.which(name))]
+        if not there:
             raise NoEngine("make test-images needs docker or podman on the path")
-        self.command = found
-        answer = self._try("version")
-        if answer.returncode:
-            raise NoEngine(
-                f"{found} is there, but no engine answers it; start one, or say where it listens (DOCKER_HOST):\n"
-                f"{answer.stderr.strip()}"
-            )
+        said = ""
+        for self.command in there:
+            answer = self._try("info")
+            if answer.returncode == 0:
+                return
+            said += f"{self.command}: {answer.stderr.strip()}\n"
+        raise NoEngine(f"no container engine answers; start one, or say where it listens (DOCKER_HOST)\n{said}")
 
     def _try(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
