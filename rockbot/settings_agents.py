@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, final
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from rockbot.catalogue.routes import Role
 from rockbot.events.tasks import TaskMode
 from rockbot.policies import Policy
 from rockbot.toml_lines import line_of
+from rockbot_messaging.topics import check_word
 
 __all__ = ["DEFAULT_INSTRUCTIONS", "AgentFileSettings", "AgentPlace", "AgentSettings", "ContextBudgets"]
 
@@ -57,6 +58,8 @@ class AgentSettings(_Section):
     before them. `skills` is a folder of folders with a ``SKILL.md``. All of them are paths below the folder of the file that
     defines the agent. Its memory is `memory_file`, read anew for each task, or with `memory_state` the value that the state
     store has for it.
+
+    `channels` are those of people whose messages it answers (``user.message.<channel>.<account>``); a channel has one agent.
     """
 
     instructions: str | None = None
@@ -86,6 +89,12 @@ class AgentSettings(_Section):
     when_busy: TaskMode = "steer"
     ask_user: bool = False
     approval_seconds: float = Field(default=86_400, gt=0, le=30 * 86_400)
+    channels: tuple[str, ...] = ()
+
+    @field_validator("channels")
+    @classmethod
+    def _channels_are_words(cls, channels: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(check_word, channels))
 
     @model_validator(mode="after")
     def _one_memory(self) -> AgentSettings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from rockbot_messaging.topics import check_topic, escape_word
+from rockbot_messaging.topics import check_pattern, check_topic, escape_word
 
 __all__ = [
     "INTERNAL",
@@ -15,6 +15,7 @@ __all__ = [
     "is_inner_type",
     "llm_delta",
     "llm_request",
+    "place_of",
     "response",
     "script_invoke",
     "status",
@@ -23,6 +24,9 @@ __all__ = [
     "timer_due",
     "tool_invoke",
     "toolset_result",
+    "user_message",
+    "user_messages",
+    "user_reply",
 ]
 
 Lane = Literal["interactive", "delegated", "scheduled"]
@@ -40,6 +44,8 @@ INTERNAL: Final = (
     "tool.invoke.#",
     "tool.result.#",
 )
+
+_USER_MESSAGE: Final = "user.message."
 
 #: Types of ours that anybody may send. Every other one belongs to running work: a type that is added is protected.
 _PUBLIC_TYPES: Final = frozenset(
@@ -66,6 +72,26 @@ def task(agent: str) -> str:
 def response(agent: str) -> str:
     """Answers to tasks that named no reply queue."""
     return check_topic(f"agent.response.{agent}")
+
+
+def user_message(place: str) -> str:
+    """What a person writes at a `place` (``<channel>.<account>``): a task for the agent that has the channel."""
+    return check_topic(f"{_USER_MESSAGE}{place}")
+
+
+def user_messages(channel: str) -> str:
+    """The pattern of everything that people write on a channel."""
+    return check_pattern(f"{_USER_MESSAGE}{channel}.*")
+
+
+def user_reply(place: str) -> str:
+    """Answers to what a person wrote at a `place`."""
+    return check_topic(f"user.reply.{place}")
+
+
+def place_of(topic: str) -> str:
+    """Where a person's message was written (``<channel>.<account>``); empty: it is none."""
+    return topic.removeprefix(_USER_MESSAGE) if topic.startswith(_USER_MESSAGE) else ""
 
 
 def status(agent: str) -> str:

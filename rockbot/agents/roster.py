@@ -40,10 +40,15 @@ class AgentSet:
 
     @classmethod
     def read(cls, settings: Settings, generation: int = 1) -> AgentSet:
-        """Read every agent's files. Raises ConfigError: as `read_agent`; the first one that is wrong."""
+        """Read every agent's files. Raises ConfigError: as `read_agent`, the first one that is wrong; two have one channel."""
+        _check_channels(settings)
         catalogue = Catalogue(settings)
         agents = {name: read_agent(name, settings, catalogue) for name in settings.agents}
         return cls(agents, settings, catalogue, generation)
+
+    def answers_on(self, channel: str) -> str | None:
+        """The agent that has a channel."""
+        return next((name for name, agent in self.agents.items() if channel in agent.settings.channels), None)
 
     @property
     def files(self) -> frozenset[Path]:
@@ -168,6 +173,19 @@ def fingerprint(paths: frozenset[Path]) -> frozenset[tuple[str, int, int, int]]:
                 continue
             found.add((str(file), status.st_ino, status.st_mtime_ns, status.st_size))
     return frozenset(found)
+
+
+def _check_channels(settings: Settings) -> None:
+    having: dict[str, str] = {}
+    for name, agent in settings.agents.items():
+        for channel in dict.fromkeys(agent.channels):
+            other = having.setdefault(channel, name)
+            if other != name:
+                place = settings.agent_place(name).at("channels")
+                raise ConfigError(
+                    f"setting 'agents.{name}.channels'{f' (from {place})' if place else ''}: channel {channel!r} is that of"
+                    f" agent {other!r} already, and a message gets one answer"
+                )
 
 
 def _other_changes(old: Settings, new: Settings) -> tuple[str, ...]:

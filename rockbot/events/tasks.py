@@ -59,10 +59,13 @@ class AgentTask(Event):
     task when the envelope has no deadline. `mode` says what happens when the conversation is busy (None: the agent's setting
     `when_busy`): join the running task, wait for its end, or end it. `user` is whose limits count, `lane` how urgent its model
     calls are. With an `output_schema` (a JSON schema) the answer's output is a JSON value that is valid against it.
+
+    What a person writes on a channel (``user.message.<channel>.<account>``) is a task, too: of the conversation
+    ``<channel>.<account>`` and of a user of that name, unless it says otherwise.
     """
 
     type_name: ClassVar[str] = "rockbot.agent.task"
-    topics: ClassVar[tuple[str, ...]] = ("agent.task", "agent.task.*")
+    topics: ClassVar[tuple[str, ...]] = ("agent.task", "agent.task.*", "user.message.*.*")
 
     input: str | tuple[ContentPart, ...] = Field(min_length=1)
     conversation_id: str | None = Field(default=None, min_length=1, max_length=200)
@@ -88,14 +91,15 @@ class ErrorInfo(BaseModel):
 
 
 class AgentResponse(Event):
-    """The one terminal event of a task. `stop_reason` is how the model's last reply ended: by itself, or cut short.
+    """The one terminal event of a task: on its reply queue, else on ``user.reply.<channel>.<account>`` for what a person wrote
+    on a channel, else on ``agent.response.<agent>``. `stop_reason` is how the model's last reply ended: by itself, or cut short.
 
     `answered_by` is the task whose turn gave the answer when this one joined it (empty: its own). `cost` is the money its
     model calls took, in the currency of the price table; None when a price is not known.
     """
 
     type_name: ClassVar[str] = "rockbot.agent.response"
-    topics: ClassVar[tuple[str, ...]] = ("agent.response.*",)
+    topics: ClassVar[tuple[str, ...]] = ("agent.response.*", "user.reply.*.*")
     door: ClassVar[Door] = Door.PUBLIC
 
     task_id: str

@@ -88,7 +88,7 @@ class Turns:
             output_schema=task.output_schema,
         )
         envelope = MessageEnvelope(
-            topic=topics.task(task.agent.name),
+            topic=topics.user_message(task.place) if task.place else topics.task(task.agent.name),
             body=event.to_body(),
             message_id=derive_id(task.id, "restart", tenant=tenant),
             type=AgentTask.type_name,

@@ -13,6 +13,7 @@ from typing import Final, final
 
 from pydantic import ValidationError
 
+from rockbot import topics
 from rockbot.errors import NewerRelease, PermanentFailure
 from rockbot.events.approvals import ApprovalDecision
 from rockbot.events.control import CancelTask
@@ -153,6 +154,7 @@ class TurnMachine:
         if not self._stored:
             draft.keep(self._agent)
         root = envelope.root_task_id
+        place = topics.place_of(envelope.topic)
         task = Task(
             id=envelope.message_id,
             agent=self._agent.ref,
@@ -165,9 +167,10 @@ class TurnMachine:
             accepted_ms=given.now_ms,
             root_id=root if root and root != envelope.message_id else "",
             mode=event.mode,
-            user=event.user,
+            user=event.user or place,
             lane=event.lane,
             output_schema=event.output_schema,
+            place=place,
             traceparent=envelope.traceparent,
             trace=self._trace,
         )

@@ -166,7 +166,7 @@ class TurnMessages:
         return Command(
             name=f"end:{task.id}",
             event=response,
-            topic=topics.response(task.agent.name),
+            topic=topics.user_reply(task.place) if task.place else topics.response(task.agent.name),
             address=task.reply_to or "",
             correlation_id=task.correlation_id or task.id,
             conversation_id=self.conversation_id,

@@ -60,6 +60,8 @@ class Task(_Frozen):
 
     `traceparent` is the trace context that it came with, `trace` the one of everything that is sent on its behalf.
 
+    `place` is where a person wrote it (``<channel>.<account>``) and reads the answer; empty: it came from no channel.
+
     `root_id` is the task on whose behalf it was delegated, in the end; empty: itself. `mode` is what it asked to become when
     the conversation is busy.
     """
@@ -78,6 +80,7 @@ class Task(_Frozen):
     user: str = ""
     lane: TaskLane = "interactive"
     output_schema: dict[str, Any] | None = None
+    place: str = ""
     traceparent: str | None = None
     trace: str | None = None
 

@@ -55,6 +55,7 @@ class Office:
         self.go.set()
         self._held = asyncio.Event()
         self.answers: dict[str, AgentResponse] = {}
+        self.topics: dict[str, str] = {}
         self.requests: list[LlmRequest] = []
         self._changed = asyncio.Condition()
         self._hosts: list[HostContainer] = []
@@ -84,13 +85,14 @@ class Office:
     async def open(self) -> None:
         await self.client.open()
         await self.store.open()
-        watch = WatchSubscription(name="client", patterns=("agent.response.*",))
+        watch = WatchSubscription(name="client", patterns=("agent.response.*", "user.reply.#"))
         await self.client.subscriber.subscribe(watch, self._see)
 
     async def _see(self, envelope: MessageEnvelope) -> Verdict:
         async with self._changed:
             answer = AgentResponse.model_validate_json(envelope.body)
             self.answers[answer.task_id] = answer
+            self.topics[answer.task_id] = envelope.topic
             self._changed.notify_all()
         return Ack()
 
@@ -120,6 +122,13 @@ class Office:
             conversation_id=conversation,
         )
         await self.client.publisher.publish(envelope)
+
+    async def write_on(self, place: str, text: str, id: str) -> None:
+        """Write as a person does, through a bridge that knows no more than a topic and a text."""
+        body = b'{"input": "%s"}' % text.encode()
+        await self.client.publisher.publish(
+            MessageEnvelope(topic=f"user.message.{place}", body=body, message_id=id, type="")
+        )
 
     async def asked(self) -> None:
         """Return when the model has been asked."""
@@ -223,6 +232,50 @@ async def test_turns_of_a_removed_agent_go_on_after_a_restart_and_then_nothing_i
     assert office.answers["t1"].output == "one"
     await made.host().consuming.follow()
     assert "agent.helper" not in made.host().consuming.names
+
+
+async def test_what_people_write_on_a_channel_is_answered_there_by_its_agent(office: Office) -> None:
+    write("agents/helper.toml", "instructions = 'I am helper'\nchannels = ['web', 'telegram']")
+    await office.start()
+    await office.write_on("telegram.ann", "hello", "m1")
+    first = await office.answer("m1")
+    await office.write_on("telegram.ann", "still there?", "m2")
+    await office.write_on("web.ann", "hello", "m3")
+    assert {(await office.answer(each)).agent for each in ("m1", "m2", "m3")} == {"helper"}
+    assert office.topics == {
+        "m1": "user.reply.telegram.ann",
+        "m2": "user.reply.telegram.ann",
+        "m3": "user.reply.web.ann",
+    }
+    assert (first.conversation_id, office.answers["m3"].conversation_id) == ("telegram.ann", "web.ann")
+    told = [request for request in office.requests if request.messages[-1].text == "still there?"]
+    assert [message.text for message in told[0].messages if message.role == "user"] == ["hello", "still there?"]
+    assert {request.user for request in office.requests} == {"telegram.ann", "web.ann"}
+
+
+async def test_a_channel_moves_to_another_agent_and_each_message_still_has_one_answer(office: Office) -> None:
+    write("agents/helper.toml", "instructions = 'I am helper'\nchannels = ['web']")
+    made = await office.start()
+    write("agents/helper.toml", "instructions = 'I am helper'")
+    write("agents/second.toml", "instructions = 'I am second'\nchannels = ['web']")
+    await made.roster().reload("test")
+    await until(lambda: "agent.second" in made.host().consuming.names)
+    await office.write_on("web.ann", "hello", "m1")
+    assert (await office.answer("m1")).output == "I am second"
+    await office.ask("helper", "hello", "t1")  # behind the copy, if helper's queue has one
+    await office.answer("t1")
+    assert [request.system for request in office.requests] == ["I am second", "I am helper"]
+
+
+async def test_a_channel_of_two_agents_is_refused_with_both_names(office: Office) -> None:
+    made = await office.start()
+    write("agents/helper.toml", "instructions = 'one'\nchannels = ['web']")
+    write("agents/second.toml", "instructions = 'two'\nchannels = ['mail', 'web']")
+    refused = (await made.roster().reload("test")).refused
+    assert "agents/second.toml, line 2" in refused
+    assert "channel 'web' is that of agent 'helper' already" in refused
+    write("agents/second.toml", "instructions = 'two'\nchannels = ['e mail']")
+    assert "agents/second.toml, line 2" in (await made.roster().reload("test")).refused
 
 
 async def test_what_is_wrong_is_refused_and_said_and_the_old_stays(office: Office) -> None:

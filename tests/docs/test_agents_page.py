@@ -65,12 +65,14 @@ async def test_the_documented_reload_is_the_broadcast(example: Path, capfd: pyte
 
 
 def test_the_documented_files_are_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings, clerk = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    settings, clerk, channels = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     Path("agents").mkdir()
     Path("rockbot.toml").write_text(settings)
-    Path("agents/clerk.toml").write_text(clerk)
-    assert set(load().agents) == {"assistant", "clerk"}
+    Path("agents/clerk.toml").write_text(channels + clerk)
+    agents = load().agents
+    assert set(agents) == {"assistant", "clerk"}
+    assert agents["clerk"].channels == ("telegram", "web")
 
 
 def test_the_page_names_every_key_of_an_agent() -> None:

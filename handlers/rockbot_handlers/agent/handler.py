@@ -113,6 +113,8 @@ class AgentHandler:
         conversation_id = await self._conversation_of(event, context)
         if conversation_id is None:
             return
+        if isinstance(event, AgentTask) and self._is_anothers(name, context):
+            return
         if agent is None and isinstance(event, AgentTask):
             _refuse(name, conversation_id, context)
             return
@@ -180,13 +182,25 @@ class AgentHandler:
         if isinstance(event, AgentTask):
             self._check_reply_to(envelope.reply_to)
             _check_lengths(envelope)
-            return envelope.conversation_id or event.conversation_id or envelope.message_id
+            said = envelope.conversation_id or event.conversation_id
+            return said or topics.place_of(envelope.topic) or envelope.message_id
         if envelope.return_address is None:
             raise PermanentFailure(f"a {event.type_name} without a return address belongs to no turn")
         try:
             return token_parts(envelope.return_address.token)[0]
         except ValueError:
             raise PermanentFailure(f"the return token of this {event.type_name} is not one of ours") from None
+
+    def _is_anothers(self, name: str, context: Context) -> bool:
+        """Whether a person wrote on a channel that is not this agent's any more and reaches its new agent, too: the binding of a
+        channel stays with the queue until somebody takes it away."""
+        channel = topics.place_of(context.envelope.topic).partition(".")[0]
+        having = self._roster.current.answers_on(channel) if channel else None
+        if having is None or having == name:
+            return False
+        extra = {"topic": context.envelope.topic, "agent": having}
+        logger.info("left to the agent that has this channel now", extra=extra)
+        return True
 
     async def _asked_in(self, decision: ApprovalDecision, envelope: MessageEnvelope) -> str | None:
         """Where the approval that a decision names is open."""

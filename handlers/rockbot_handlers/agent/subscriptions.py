@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, final
 
 from rockbot import topics
@@ -23,7 +23,7 @@ _LOOK_EVERY: Final = 10
 def subscriptions(agents: AgentSet, settings: Settings) -> Wanted:
     """What agents receive by, and the queues of the models that they call."""
     return Wanted(
-        tuple(_subscription(name, settings) for name in agents.agents),
+        tuple(_subscription(name, settings, agent.settings.channels) for name, agent in agents.agents.items()),
         tuple(
             WorkSubscription(name=f"llm.{backend}.{lane}", patterns=(topics.llm_request(backend, lane),))
             for backend in agents.catalogue.backends
@@ -62,11 +62,12 @@ class AgentSubscriptions:
         self._roster.on_change(listener)
 
 
-def _subscription(name: str, settings: Settings) -> WorkSubscription:
-    """An agent's tasks, the answers to its commands, its timers and what people decide come by one queue."""
+def _subscription(name: str, settings: Settings, channels: Iterable[str] = ()) -> WorkSubscription:
+    """An agent's tasks, the answers to its commands, its timers and what people write and decide come by one queue."""
     patterns = [topics.task(name), topics.step(name), topics.timer_due(name), topics.approval_decision(name)]
     if name == settings.default_agent:
         patterns.append("agent.task")
+    patterns += map(topics.user_messages, dict.fromkeys(channels))
     return WorkSubscription(
         name=f"{SUBSCRIPTION_PREFIX}{name}",
         patterns=tuple(patterns),
