@@ -11,7 +11,7 @@ import sys
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -52,6 +52,7 @@ class Outcome:
     answers: dict[str, dict[str, AgentResponse]] = field(default_factory=lambda: defaultdict(dict))
     trace: list[dict[str, Any]] = field(default_factory=list)
     killed: set[int] = field(default_factory=set)
+    servers_killed: int = 0
     seconds: float = 0.0
     memory_mib: list[float] = field(default_factory=list)
 
@@ -67,7 +68,8 @@ class Outcome:
         gaps.sort()
         steps = len(self.names) * STEPS
         return (
-            f"{len(self.names)} conversations of {STEPS} steps, {len(self.killed)} kills, {self.seconds:.1f} s:"
+            f"{len(self.names)} conversations of {STEPS} steps, {len(self.killed)} kills"
+            f"{f' and {self.servers_killed} of servers' if self.servers_killed else ''}, {self.seconds:.1f} s:"
             f" {steps / self.seconds:.0f} steps/s, {2000 * self.seconds / steps:.1f} ms of a host per step;"
             f" from call to call p50 {1000 * median(gaps):.0f} ms, p99 {1000 * gaps[len(gaps) * 99 // 100]:.0f} ms;"
             f" {sum(self.repeated.values())} calls begun again;"
@@ -110,10 +112,19 @@ class Talks:
             f"llm_concurrency = 16\n{settings}"
         )
 
-    async def run(self, *, conversations: int, kills: int, timeout: float, calls: int | None = None) -> Outcome:
+    async def run(
+        self,
+        *,
+        conversations: int,
+        kills: int,
+        timeout: float,
+        calls: int | None = None,
+        servers: Sequence[Callable[[], None]] = (),
+    ) -> Outcome:
         """Begin all of them at once, kill hosts while they go on, wait until each was answered.
 
         Each kill comes when a random one of the first `calls` calls was finished; unless given, these are all that they need.
+        Of `servers`, each kills a server and starts it again; they take turns with the hosts.
         """
         calls = conversations * (2 * ERRANDS + 1) if calls is None else calls
         outcome = Outcome([f"talk-{number:04d}" for number in range(conversations)])
@@ -133,7 +144,11 @@ class Talks:
                 await self._bus.publisher.publish_many([self._task(name) for name in outcome.names])
                 for moment in sorted(self.random.sample(range(1, calls), kills)):
                     await self._until(lambda moment=moment: self._finished() >= moment)  # type: ignore[misc]
-                    outcome.killed.add(await self._kill())
+                    if servers and self.random.random() < 0.5:
+                        await asyncio.to_thread(self.random.choice(servers))
+                        outcome.servers_killed += 1
+                    else:
+                        outcome.killed.add(await self._kill())
                 await self._until(lambda: len(outcome.answers) >= conversations)
                 outcome.seconds = time.monotonic() - begun
                 outcome.memory_mib = [_memory(host.pid) for host in self._hosts]
@@ -248,7 +263,9 @@ def check_calls(outcome: Outcome) -> dict[str, list[tuple[str, int]]]:
         if what not in ("model", "tool"):
             continue
         assert call not in finished, f"a finished call was made again: {line}"
-        assert last.setdefault(call, line["pid"]) == line["pid"] or last[call] in outcome.killed, f"made twice: {line}"
+        # Without its server of state nobody can write down what a call came to, and it is made again.
+        lost = last.setdefault(call, line["pid"]) in outcome.killed or outcome.servers_killed
+        assert lost or last[call] == line["pid"], f"made twice: {line}"
         last[call] = line["pid"]
         if (step := (what, line["step"])) not in order[line["name"]]:
             order[line["name"]].append(step)

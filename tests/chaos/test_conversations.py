@@ -14,6 +14,7 @@ from typing import Final
 import pytest
 from chaos.talker import ERRANDS, TOKENS
 from chaos.talks import Talks, check, check_calls, most_at_once
+from nodes.rabbitmq import RabbitNode
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.crash]
 
@@ -47,6 +48,28 @@ async def test_a_thousand_conversations_survive_killed_hosts(
 ) -> None:
     talks = Talks(amqp_url, tmp_path, _seed(), state=_state(request, store))
     check(await talks.run(conversations=1000, kills=12, timeout=1400))
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("store", SERVERS)
+async def test_conversations_survive_killed_hosts_a_killed_broker_and_a_killed_server_of_state(
+    tmp_path: Path, request: pytest.FixtureRequest, store: str
+) -> None:
+    state = request.getfixturevalue(SERVERS[store][0])
+    broker = RabbitNode()
+    broker.start()
+
+    def restart_broker() -> None:
+        broker.remember_queues()
+        broker.restart()
+
+    try:
+        talks = Talks(broker.url, tmp_path, _seed(), state=_state(request, store))
+        servers = (state.restart, restart_broker)
+        check(await talks.run(conversations=200, kills=10, timeout=800, servers=servers))
+    finally:
+        broker.stop()
 
 
 @pytest.mark.full
