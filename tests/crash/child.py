@@ -16,6 +16,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from rockbot.settings import load
 from rockbot.signals import stop_on_signals
 from rockbot.state.ledger import StateLedger
 from rockbot.state.open import open_store, sqlite_path
+from rockbot.state.ports import StateUnavailable
 from rockbot_messaging import Ack, MessageEnvelope, WatchSubscription, WorkSubscription
 from rockbot_messaging.clock import RandomIds, SystemClock
 from rockbot_messaging.identity import derive_id
@@ -131,9 +133,10 @@ class Person:
         self._trace = trace
 
     async def look(self) -> None:
-        """Approve what is open."""
-        for asked in (await self._desk.open(tenant="default", limit=10, after=None)).approvals:
-            await self._approve(asked.approval_id)
+        """Approve what is open, if the store can say."""
+        with suppress(StateUnavailable):
+            for asked in (await self._desk.open(tenant="default", limit=10, after=None)).approvals:
+                await self._approve(asked.approval_id)
 
     async def hear(self, envelope: MessageEnvelope) -> Ack:
         await self._approve(ApprovalRequest.model_validate_json(envelope.body).approval_id)
