@@ -46,8 +46,8 @@ EFFECTS = {
     "publish_many",
     "send",
 }
-#: Effects among which it tells: two turns' worth, as copies of calls on a slow machine have effects without end.
-TOLD = 120
+#: Effects among which it tells, as many as an undisturbed turn has: without an end to it no call could ever be made.
+TOLD = 60
 TASK = "3f1f7d0e-0000-4000-8000-000000000001"
 
 
