@@ -5,7 +5,8 @@ No provider becomes the global one: libraries that trace themselves when they fi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, final
 
 from rockbot.errors import MissingExtra
 from rockbot.settings import Settings
@@ -18,22 +19,22 @@ try:
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-    from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 except ModuleNotFoundError as exc:
     raise MissingExtra(
         f"the section [telemetry] of the settings (module {exc.name} is not installed)", "otel"
     ) from None
 
 from rockbot.telemetry.otlp_metrics import MetricBatches
-from rockbot.telemetry.spans import GIVEN_SPAN_ID, OtelTracing
+from rockbot.telemetry.recording import Recorder
+from rockbot.telemetry.span_wire import encoded
+from rockbot.telemetry.spans import OtelTracing
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
-__all__ = ["open_telemetry", "tracer_provider"]
+__all__ = ["open_telemetry", "span_recorder"]
 
 #: How long a batch is tried to be sent, with its repetitions.
 SEND_SECONDS: Final = 3.0
@@ -41,11 +42,16 @@ SEND_SECONDS: Final = 3.0
 _SPANS_EVERY_MS: Final = 2000
 
 
-class _Ids(RandomIdGenerator):
-    """Random ids, except for spans whose id others had to know before."""
+@final
+class _SpanSender(OTLPSpanExporter):
+    """The SDK's exporter, given bytes where it lets itself be."""
 
-    def generate_span_id(self) -> int:
-        return GIVEN_SPAN_ID.get() or super().generate_span_id()
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        client = getattr(self, "_client", None)
+        if client is None or not spans:
+            return super().export(spans)
+        sent = client.export(encoded(spans, spans[0].resource))
+        return SpanExportResult.SUCCESS if sent.success else SpanExportResult.FAILURE
 
 
 def open_telemetry(settings: Settings, measures: Measures) -> Telemetry:
@@ -53,36 +59,31 @@ def open_telemetry(settings: Settings, measures: Measures) -> Telemetry:
     wanted = settings.telemetry
     tracing, flush = NO_TRACING, None
     if wanted.traces:
-        provider = tracer_provider(
-            settings, OTLPSpanExporter(endpoint=_address(settings, "traces"), timeout=SEND_SECONDS)
-        )
-        tracing, flush = OtelTracing(provider, namespace=settings.namespace), provider.shutdown
+        exporter = _SpanSender(endpoint=_address(settings, "traces"), timeout=SEND_SECONDS)
+        recorder = span_recorder(settings, exporter)
+        tracing, flush = OtelTracing(recorder, namespace=settings.namespace), recorder.shutdown
     if wanted.metrics != "push":
         return Telemetry(measures, tracing, flush=flush, queues_every=wanted.queue_seconds)
-    exporter = OTLPMetricExporter(endpoint=_address(settings, "metrics"), timeout=SEND_SECONDS)
+    sender = OTLPMetricExporter(endpoint=_address(settings, "metrics"), timeout=SEND_SECONDS)
     batches = MetricBatches(_resource(settings), SystemClock())
 
     def send(counters: Counters) -> None:
-        exporter.export(batches.batch(counters))
+        sender.export(batches.batch(counters))
 
     def close() -> None:
         if flush is not None:
             flush()
-        exporter.shutdown()
+        sender.shutdown()
 
     return Telemetry(
         measures, tracing, send=send, every=wanted.push_seconds, flush=close, queues_every=wanted.queue_seconds
     )
 
 
-def tracer_provider(settings: Settings, exporter: SpanExporter) -> TracerProvider:
+def span_recorder(settings: Settings, exporter: SpanExporter) -> Recorder:
     """Where spans are made as the settings say; they go to `exporter` in batches, from a thread of its own."""
-    sampler = ParentBased(TraceIdRatioBased(settings.telemetry.sample_ratio))
-    provider = TracerProvider(
-        sampler=sampler, resource=_resource(settings), id_generator=_Ids(), shutdown_on_exit=False
-    )
-    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=_SPANS_EVERY_MS))
-    return provider
+    processor = BatchSpanProcessor(exporter, schedule_delay_millis=_SPANS_EVERY_MS)
+    return Recorder(processor, _resource(settings), sample_ratio=settings.telemetry.sample_ratio)
 
 
 def _resource(settings: Settings) -> Resource:

@@ -1,7 +1,8 @@
-"""Spans by OpenTelemetry's API. Imported where traces are switched on, and nowhere else.
+"""Spans of messages and of what is done for them. Imported where traces are switched on, and nowhere else.
 
 A message's context is its own `traceparent`, not what happens to be current when it is published: a command that an outbox sends
-again belongs to the step that made it.
+again belongs to the step that made it. Around whatever is handled, OpenTelemetry's context says which span is the current one,
+so that what others trace hangs under it.
 """
 
 from __future__ import annotations
@@ -10,54 +11,65 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any, Final, final
 
-from opentelemetry import trace
-from opentelemetry.context import Context
-from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, Status, StatusCode, TraceFlags, TraceState
+from opentelemetry.context import Context, attach, detach
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    TraceFlags,
+    TraceState,
+    get_current_span,
+    set_span_in_context,
+)
 
 from rockbot.telemetry import semconv
+from rockbot.telemetry.recording import Recorder, Recording
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.ports import Door, MessageHandler, MessagePublisher
 from rockbot_messaging.subscriptions import WorkSubscription
-from rockbot_messaging.tracing import Attributes, Span, SpanKind
+from rockbot_messaging.tracing import Attributes, Span
+from rockbot_messaging.tracing import SpanKind as OurKind
 from rockbot_messaging.verdicts import Ack, DeadLetter, Verdict
 
-__all__ = ["GIVEN_SPAN_ID", "OtelTracing"]
-
-#: The id of the next span, where it is known beforehand; the provider's generator of ids looks here.
-GIVEN_SPAN_ID: Final[ContextVar[int | None]] = ContextVar("given_span_id", default=None)
+__all__ = ["OtelTracing"]
 
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
-_KINDS: Final = {"internal": trace.SpanKind.INTERNAL, "client": trace.SpanKind.CLIENT}
+_KINDS: Final[dict[OurKind, SpanKind]] = {"internal": SpanKind.INTERNAL, "client": SpanKind.CLIENT}
 _NO_STATE: Final = TraceState()
+_NOWHERE: Final = Context()
 
 
 @final
 class OtelTracing:
     """Implements `rockbot_messaging.tracing.Tracing`. Queues of ours begin with `namespace`."""
 
-    def __init__(self, provider: trace.TracerProvider, *, namespace: str) -> None:
-        self._tracer = provider.get_tracer("rockbot")
+    def __init__(self, recorder: Recorder, *, namespace: str) -> None:
+        self._recorder = recorder
         self._namespace = namespace
 
     @contextmanager
-    def span(self, name: str, attributes: Attributes, /, *, kind: SpanKind = "internal") -> Iterator[Span]:
-        with self._tracer.start_as_current_span(
-            name, kind=_KINDS[kind], attributes=attributes, record_exception=False, set_status_on_exception=False
-        ) as span:
-            mine = _Span(span)
-            try:
-                yield mine
-            except BaseException as exc:
-                mine.failed(type(exc).__name__)
-                raise
+    def span(self, name: str, attributes: Attributes, /, *, kind: OurKind = "internal") -> Iterator[Span]:
+        around = get_current_span().get_span_context()
+        parent = around if around.is_valid else None
+        span = self._recorder.begin(name, _KINDS[kind], parent, attributes=dict(attributes))
+        token = attach(_within(span.context))
+        try:
+            yield span
+        except BaseException as exc:
+            span.failed(type(exc).__name__)
+            raise
+        finally:
+            detach(token)
+            span.end()
 
     def processing(self, subscription: WorkSubscription, handler: MessageHandler, /) -> MessageHandler:
         queue = f"{self._namespace}.{subscription.name}"
         name = f"process {queue}"
-        start, use = self._tracer.start_span, trace.use_span
+        begin = self._recorder.begin
         same = {
             semconv.MESSAGING_SYSTEM: semconv.RABBITMQ,
             semconv.MESSAGING_OPERATION_NAME: "process",
@@ -68,23 +80,23 @@ class OtelTracing:
         async def handle(envelope: MessageEnvelope) -> Verdict:
             parent = _read(envelope)
             links = () if parent is None else (Link(parent),)
-            span = start(
-                name,
-                context=_within(parent),
-                kind=trace.SpanKind.CONSUMER,
-                attributes=same | _of(envelope),
-                links=links,
-            )
-            with use(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+            span = begin(name, SpanKind.CONSUMER, parent, attributes=same | _of(envelope), links=links)
+            token = attach(_within(span.context))
+            try:
                 verdict = await handler(_carrying(envelope, span))
-                if span.is_recording():
-                    _settle(span, verdict)
+                _settle(span, verdict)
                 return verdict
+            except BaseException as exc:
+                span.failed(type(exc).__name__)
+                raise
+            finally:
+                detach(token)
+                span.end()
 
         return handle
 
     def publishing(self, publisher: MessagePublisher, /) -> MessagePublisher:
-        return _TracedPublisher(publisher, self._tracer, self._namespace)
+        return _TracedPublisher(publisher, self._recorder, self._namespace)
 
     def begun(self, traceparent: str | None, id: str, /) -> str | None:
         found = _parsed(traceparent)
@@ -105,40 +117,26 @@ class OtelTracing:
         parent = _parsed(traceparent)
         if parent is None:
             return
-        token = GIVEN_SPAN_ID.set(_span_id(id))
-        try:
-            span = self._tracer.start_span(
-                name, context=_within(parent), attributes=attributes, start_time=began_ms * 1_000_000
-            )
-        finally:
-            GIVEN_SPAN_ID.reset(token)
+        span = self._recorder.begin(
+            name,
+            SpanKind.INTERNAL,
+            parent,
+            attributes=dict(attributes),
+            span_id=_span_id(id),
+            began_ns=began_ms * 1_000_000,
+        )
         if error_type:
-            _Span(span).failed(error_type)
-        span.end(end_time=ended_ms * 1_000_000)
-
-
-@final
-class _Span:
-    __slots__ = ("_span",)
-
-    def __init__(self, span: trace.Span) -> None:
-        self._span = span
-
-    def set(self, attributes: Attributes, /) -> None:
-        self._span.set_attributes(attributes)
-
-    def failed(self, error_type: str, /) -> None:
-        self._span.set_attribute(semconv.ERROR_TYPE, error_type)
-        self._span.set_status(Status(StatusCode.ERROR))
+            span.failed(error_type)
+        span.end(ended_ms * 1_000_000)
 
 
 @final
 class _TracedPublisher:
     """What is lossy (deltas, status) only carries its context on: a span for each piece of text says nothing."""
 
-    def __init__(self, inner: MessagePublisher, tracer: trace.Tracer, namespace: str) -> None:
+    def __init__(self, inner: MessagePublisher, recorder: Recorder, namespace: str) -> None:
         self._inner = inner
-        self._tracer = tracer
+        self._recorder = recorder
         self._exchanges = {Door.PUBLIC: namespace, Door.COMMANDS: f"{namespace}.commands"}
 
     async def publish(self, envelope: MessageEnvelope, *, door: Door = Door.COMMANDS) -> None:
@@ -160,16 +158,15 @@ class _TracedPublisher:
 
     async def send(self, envelope: MessageEnvelope, *, address: str) -> None:
         with self._span(envelope, "(anonymous)") as span:
-            span.set_attribute(semconv.MESSAGING_DESTINATION_ANONYMOUS, True)
+            span.attributes[semconv.MESSAGING_DESTINATION_ANONYMOUS] = True
             await self._inner.send(_carrying(envelope, span), address=address)
 
     @contextmanager
-    def _span(self, envelope: MessageEnvelope, destination: str) -> Iterator[trace.Span]:
-        parent = _read(envelope)
-        span = self._tracer.start_span(
+    def _span(self, envelope: MessageEnvelope, destination: str) -> Iterator[Recording]:
+        span = self._recorder.begin(
             f"publish {destination}",
-            context=None if parent is None else _within(parent),
-            kind=trace.SpanKind.PRODUCER,
+            SpanKind.PRODUCER,
+            _read(envelope),
             attributes={
                 semconv.MESSAGING_SYSTEM: semconv.RABBITMQ,
                 semconv.MESSAGING_OPERATION_NAME: "publish",
@@ -181,23 +178,23 @@ class _TracedPublisher:
         try:
             yield span
         except BaseException as exc:
-            _Span(span).failed(type(exc).__name__)
+            span.failed(type(exc).__name__)
             raise
         finally:
             span.end()
 
 
-def _settle(span: trace.Span, verdict: Verdict) -> None:
+def _settle(span: Recording, verdict: Verdict) -> None:
     """What the broker will be told, as an event of the span: a span of its own would double the number of spans."""
     outcome = "ack"
     if isinstance(verdict, DeadLetter):
         outcome = "dead_letter"
-        _Span(span).failed(verdict.error_type or outcome)
+        span.failed(verdict.error_type or outcome)
     elif not isinstance(verdict, Ack):
         outcome = "retry" if verdict.counted else "handback"
         if verdict.counted:
-            _Span(span).failed(verdict.error_type or outcome)
-    span.add_event(semconv.SETTLE, {semconv.ROCKBOT_OUTCOME: outcome})
+            span.failed(verdict.error_type or outcome)
+    span.happened(semconv.SETTLE, {semconv.ROCKBOT_OUTCOME: outcome})
 
 
 def _of(envelope: MessageEnvelope) -> dict[str, Any]:
@@ -216,6 +213,7 @@ def _read(envelope: MessageEnvelope) -> SpanContext | None:
     return _parsed(envelope.traceparent, envelope.tracestate)
 
 
+@lru_cache(maxsize=1024)
 def _parsed(traceparent: str | None, tracestate: str | None = None) -> SpanContext | None:
     if not traceparent or (found := _TRACEPARENT.fullmatch(traceparent)) is None:
         return None
@@ -225,12 +223,12 @@ def _parsed(traceparent: str | None, tracestate: str | None = None) -> SpanConte
     return context if context.is_valid else None
 
 
-def _within(parent: SpanContext | None) -> Context:
-    return Context() if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), Context())
+def _within(around: SpanContext) -> Context:
+    return set_span_in_context(NonRecordingSpan(around), _NOWHERE)
 
 
-def _carrying(envelope: MessageEnvelope, span: trace.Span) -> MessageEnvelope:
-    context = span.get_span_context()
+def _carrying(envelope: MessageEnvelope, span: Recording) -> MessageEnvelope:
+    context = span.context
     return envelope.replace(traceparent=_written(context.trace_id, context.span_id, context.trace_flags))
 
 

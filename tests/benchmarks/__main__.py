@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.benchmarks import embedded, report
 
-PARTS = ("broker", "embedded", "sandbox", "turns")
+PARTS = ("broker", "embedded", "sandbox", "turns", "telemetry")
 #: Turns of ten model calls in one run of the part `turns`.
 _TURNS = 30
 _RESULTS = Path(__file__).with_name("results") / "latest.json"
@@ -35,13 +35,16 @@ def main() -> int:
         from tests.benchmarks import sandbox
 
         samples["sandbox"] = sandbox.measure(rounds=options.rounds, runs=60 if options.quick else 200, say=_say)
-    if {"broker", "turns"} & set(options.parts):
-        from tests.benchmarks import broker, turns
+    if {"broker", "turns", "telemetry"} & set(options.parts):
+        from tests.benchmarks import broker, telemetry, turns
 
         with broker.broker_url() as url:
             if "turns" in options.parts:
                 count = _TURNS // 3 if options.quick else _TURNS
                 samples["turns"] = turns.measure(url, rounds=options.rounds, turns=count, say=_say)
+            if "telemetry" in options.parts:
+                count = _TURNS // 3 if options.quick else _TURNS
+                samples["telemetry"] = telemetry.measure(url, rounds=options.rounds, turns=count, say=_say)
             if "broker" in options.parts:
                 measured = broker.measure(url, rounds=options.rounds, messages=options.messages, say=_say)
                 samples["broker"], server = measured.runs, measured.server

@@ -51,6 +51,13 @@ TARGETS: Final[tuple[tuple[str, str, str, float], ...]] = (
         "<=",
         16.0,
     ),
+    (
+        "metrics and traces over RabbitMQ and SQLite, CPU x off",
+        "telemetry RabbitMQ + SQLite, metrics and traces cpu_x",
+        "<=",
+        1.1,
+    ),
+    ("metrics and traces in memory, CPU x off", "telemetry in memory, metrics and traces cpu_x", "<=", 1.1),
     ("sandbox round trip, python, ms", "sandbox python median_ms", "<=", 5.0),
     ("sandbox round trip, javascript, ms", "sandbox javascript median_ms", "<=", 3.0),
 )
@@ -88,9 +95,10 @@ def summarise(
     embedded: dict[str, list[dict[str, float]]],
     sandbox: dict[str, list[dict[str, float]]],
     turns: dict[str, list[dict[str, float]]] | None = None,
+    telemetry: dict[str, list[dict[str, float]]] | None = None,
 ) -> dict[str, Any]:
     """Medians, and medians of same-round ratios, of every part that was run."""
-    result: dict[str, Any] = {"broker": {}, "embedded": {}, "sandbox": {}, "turns": {}}
+    result: dict[str, Any] = {"broker": {}, "embedded": {}, "sandbox": {}, "turns": {}, "telemetry": {}}
     for run in dict.fromkeys(run for runs in broker.values() for run in runs):
         yardstick = broker[_YARDSTICK].get(run) or broker[_YARDSTICK]["publish"]
         result["broker"][run] = {
@@ -127,6 +135,14 @@ def summarise(
             "p50_x": _times(samples, yardstick, "p50_ms"),
             "cpu_x": _times(samples, yardstick, "cpu_ms"),
         }
+    for name, samples in (telemetry or {}).items():
+        yardstick = (telemetry or {})[f"{name.partition(',')[0]}, off"]
+        result["telemetry"][name] = {
+            "p50_ms": median(sample["p50_ms"] for sample in samples),
+            "cpu_ms": median(sample["cpu_ms"] for sample in samples),
+            "p50_x": _times(samples, yardstick, "p50_ms"),
+            "cpu_x": _times(samples, yardstick, "cpu_ms"),
+        }
     return result
 
 
@@ -145,6 +161,11 @@ def ratios(summary: dict[str, Any]) -> dict[str, float]:
         f"turns {name}: cpu x LangGraph": its["cpu_x"]
         for name, its in summary["turns"].items()
         if name.startswith("rockbot")
+    }
+    found |= {
+        f"telemetry {name}: cpu x off": its["cpu_x"]
+        for name, its in summary["telemetry"].items()
+        if not name.endswith(", off")
     }
     return {name: round(value, 3) for name, value in found.items()}
 
@@ -222,6 +243,14 @@ def render(machine: dict[str, Any], summary: dict[str, Any]) -> str:
         ]
         head = ("two steps of a turn: model, tool", "p50 ms", "p99 ms", "CPU ms", "p50 x LangGraph", "CPU x LangGraph")
         parts.append(_table(head, rows))
+    if summary["telemetry"]:
+        rows = [
+            (name, *(f"{its[key]:.2f}" for key in ("p50_ms", "cpu_ms", "p50_x", "cpu_x")))
+            for name, its in summary["telemetry"].items()
+        ]
+        parts.append(
+            _table(("two steps of a turn, and what is told", "p50 ms", "CPU ms", "p50 x off", "CPU x off"), rows)
+        )
     parts.append("\n".join(_targets(summary)))
     return "\n\n".join(part for part in parts if part)
 

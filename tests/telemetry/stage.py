@@ -16,7 +16,7 @@ from rockbot.settings import Settings
 from rockbot.state.ledger import StateLedger
 from rockbot.state.memory import MemoryStateStore
 from rockbot.telemetry.process import Telemetry
-from rockbot.telemetry.setup import tracer_provider
+from rockbot.telemetry.setup import span_recorder
 from rockbot.telemetry.spans import OtelTracing
 from rockbot_messaging.clock import SystemClock
 from rockbot_messaging.envelope import MessageEnvelope
@@ -71,7 +71,7 @@ class Stage:
         self.clock = SystemClock()
         self.exported = Kept()
         self.settings = Settings(model="scripted/demo", **settings)
-        self.provider = tracer_provider(self.settings, self.exported) if traces else None
+        self.recorder = span_recorder(self.settings, self.exported) if traces else None
         self.broker = MemoryBroker(namespace="rockbot", clock=self.clock, ids=SequenceIds(1))
         self.store = MemoryStateStore(self.clock)
         self.stranger = MemoryBus(broker=self.broker)
@@ -81,9 +81,9 @@ class Stage:
         self.worker = self._host("worker", "telemetry", "limits", "llm", "tools")
 
     def _telemetry(self, name: str) -> Telemetry:
-        if self.provider is None:
+        if self.recorder is None:
             return Telemetry(self.counts[name])
-        return Telemetry(self.counts[name], OtelTracing(self.provider, namespace="rockbot"))
+        return Telemetry(self.counts[name], OtelTracing(self.recorder, namespace="rockbot"))
 
     def _host(self, name: str, *handlers: str) -> HostContainer:
         telemetry = self._telemetry(name)
@@ -134,8 +134,8 @@ class Stage:
             await service.stop(timeout=5)
             await self.scripts_bus.close()
             await self.stranger.close()
-            if self.provider is not None:
-                self.provider.shutdown()
+            if self.recorder is not None:
+                self.recorder.shutdown()
 
     async def _hear(self, envelope: MessageEnvelope) -> Verdict:
         self.answers.put_nowait((envelope, AgentResponse.model_validate_json(envelope.body)))
@@ -169,8 +169,8 @@ class Stage:
 
     def spans(self) -> list[ReadableSpan]:
         """Everything that was traced and has ended."""
-        assert self.provider is not None
-        self.provider.force_flush()
+        assert self.recorder is not None
+        self.recorder.flush()
         return self.exported.spans
 
     def counted(self, name: str, **labels: str) -> float:

@@ -1,6 +1,8 @@
 """Our loop: a whole host as `rockbot up` composes it, with its real model and tool workers around a fake model.
 
-    rockbot_turns.py BROKER_URL STATE_URL NAMESPACE FOLDER TURNS
+    rockbot_turns.py BROKER_URL STATE_URL NAMESPACE FOLDER TURNS [TOLD ENDPOINT]
+
+TOLD is what the host tells of itself: "metrics" (as it comes), "off", or "metrics and traces", both sent to ENDPOINT.
 
 Turns run one after the other, so that a step's time is its latency and not a queue's.
 """
@@ -20,10 +22,12 @@ from rockbot.llm import TextDelta
 from rockbot.plugins import Contribution, Plugin, Services, load_plugins
 from rockbot.settings import Settings
 from rockbot.state.open import open_store, sqlite_path
+from rockbot.telemetry.process import telemetry_of
 from rockbot_handlers.llm.plugin import contribution
 from rockbot_messaging.clock import RandomIds, SystemClock
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.subscriptions import WatchSubscription
+from rockbot_messaging.tracing import traced
 from rockbot_messaging.verdicts import Ack
 from tests.benchmarks.loop import ANSWER, ASK, QUESTION, STEPS, WARM_UP, Steps
 from tests.benchmarks.window import report, run
@@ -79,7 +83,21 @@ class Model:
         pass
 
 
-async def turns(broker_url: str, state_url: str, namespace: str, folder: str, count: int) -> None:
+def _telemetry(told: str, endpoint: str) -> dict[str, object]:
+    if told == "metrics and traces":
+        return {"metrics": "push", "traces": True, "endpoint": endpoint}
+    return {"metrics": "off" if told == "off" else "scrape"}
+
+
+async def turns(
+    broker_url: str,
+    state_url: str,
+    namespace: str,
+    folder: str,
+    count: int,
+    told: str = "metrics",
+    endpoint: str = "",
+) -> None:
     """Publish `count` tasks, each when the one before it has its answer."""
     logging.getLogger("rockbot").setLevel(logging.WARNING)
     tools = f"{folder}/tools.py"
@@ -93,6 +111,7 @@ async def turns(broker_url: str, state_url: str, namespace: str, folder: str, co
             "namespace": namespace,
             "model": "scripted/demo",
             "tools": {"files": [tools]},
+            "telemetry": _telemetry(told, endpoint),
         }
     )
 
@@ -104,8 +123,9 @@ async def turns(broker_url: str, state_url: str, namespace: str, folder: str, co
     clock, ids = SystemClock(), RandomIds()
     store = open_store(settings.state_address, clock)
     durable = sqlite_path(settings.state_address) if is_embedded(settings) else None
-    bus = make_bus(settings, clock=clock, ids=ids, durable=durable)
-    container = compose(settings, bus=bus, store=store, plugins=plugins)
+    telemetry = telemetry_of(settings)
+    bus = traced(make_bus(settings, clock=clock, ids=ids, durable=durable), telemetry.tracing)
+    container = compose(settings, bus=bus, store=store, plugins=plugins, telemetry=telemetry)
     host = container.host()
     answered: asyncio.Queue[AgentResponse] = asyncio.Queue()
 
@@ -135,5 +155,5 @@ async def turns(broker_url: str, state_url: str, namespace: str, folder: str, co
 
 
 if __name__ == "__main__":
-    _, broker_url, state_url, namespace, folder, count = sys.argv
-    run(turns(broker_url, state_url, namespace, folder, int(count)))
+    _, broker_url, state_url, namespace, folder, count, *told = sys.argv
+    run(turns(broker_url, state_url, namespace, folder, int(count), *told))
