@@ -87,11 +87,11 @@ def _flags(context: SpanContext | None) -> bytes:
 
 def _attributes(tag: bytes, attributes: Mapping[str, Any]) -> bytes:
     # Equal numbers of different types are different attributes.
-    return b"".join([_attribute(tag, name, value, type(value)) for name, value in attributes.items()])
+    return b"".join([_attribute(tag, name, value, type(value).__name__) for name, value in attributes.items()])
 
 
 @lru_cache(maxsize=4096)
-def _attribute(tag: bytes, name: str, value: Any, _: Any) -> bytes:
+def _attribute(tag: bytes, name: str, value: Any, _: str) -> bytes:
     return _part(tag, _part(b"\x0a", name.encode()) + _part(b"\x12", _any(value)))
 
 

@@ -93,3 +93,14 @@ def test_a_step_of_a_turn_is_compared_with_its_own_round() -> None:
     assert summary["turns"]["rockbot, in memory"]["p50_x"] == 0.5
     assert ratios(summary) == {"turns rockbot, in memory: cpu x LangGraph": 0.5}
     assert "target two steps of a turn (model, tool) in memory, p50 ms: 4.00 <= 4.00  met" in render({}, summary)
+
+
+def test_what_telling_costs_is_compared_with_silence_in_the_same_place_and_round() -> None:
+    def samples(cost: float) -> list[dict[str, float]]:
+        return [{"p50_ms": slow * cost, "p99_ms": 9.0, "cpu_ms": slow * cost} for slow in (1, 2, 3)]
+
+    telemetry = {"in memory, off": samples(4.0), "in memory, metrics": samples(5.0), "far, off": samples(1.0)}
+    summary = summarise({}, {}, {}, None, telemetry)
+    assert summary["telemetry"]["in memory, metrics"]["cpu_x"] == 1.25
+    assert ratios(summary) == {"telemetry in memory, metrics: cpu x off": 1.25}
+    assert "in memory, metrics" in render({}, summary)

@@ -20,7 +20,7 @@ from rockbot.state.keys import approval_key, task_key
 from rockbot_messaging.subscriptions import WorkSubscription
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("dead-letters.md", "cli.md", "streaming.md", "turns.md", "approvals.md")
+NAMES = ("dead-letters.md", "cli.md", "streaming.md", "turns.md", "approvals.md", "observability.md")
 PAGES = (*(ROOT / "docs" / name for name in NAMES), ROOT / "README.md")
 QUEUE = "agent.assistant"
 #: Commands that are printed as what fails when a letter waits.
