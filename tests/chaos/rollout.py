@@ -30,7 +30,7 @@ from rockbot_messaging.verdicts import Ack
 
 TESTS = Path(__file__).parents[1]
 #: Seconds of load before the first replacement and after the last, and at most: a slow machine has a backlog then.
-_CALM, _LONGEST = 0.5, 6.0
+_CALM, _LONGEST = 0.5, 4.0
 
 
 @dataclass
