@@ -120,11 +120,13 @@ class Talks:
         timeout: float,
         calls: int | None = None,
         servers: Sequence[Callable[[], None]] = (),
+        together: int = 0,
     ) -> Outcome:
         """Begin all of them at once, kill hosts while they go on, wait until each was answered.
 
         Each kill comes when a random one of the first `calls` calls was finished; unless given, these are all that they need.
         Of `servers`, each kills a server and starts it again; they take turns with the hosts.
+        With `together`, all hosts are killed at once when a third of the calls was finished, and so many start at once.
         """
         calls = conversations * (2 * ERRANDS + 1) if calls is None else calls
         outcome = Outcome([f"talk-{number:04d}" for number in range(conversations)])
@@ -142,6 +144,10 @@ class Talks:
                 await asyncio.gather(self._start(), self._start())
                 begun = time.monotonic()
                 await self._bus.publisher.publish_many([self._task(name) for name in outcome.names])
+                if together:
+                    await self._until(lambda: self._finished() >= calls // 3)
+                    outcome.killed |= {await self._end(host) for host in list(self._hosts)}
+                    await asyncio.gather(*(self._start() for _ in range(together)))
                 for moment in sorted(self.random.sample(range(1, calls), kills)):
                     await self._until(lambda moment=moment: self._finished() >= moment)  # type: ignore[misc]
                     if servers and self.random.random() < 0.5:
@@ -187,13 +193,16 @@ class Talks:
             assert (await host.stdout.readline()).strip() == b"consuming", (self._folder / "hosts.log").read_text()
 
     async def _kill(self) -> int:
-        host = self.random.choice(self._hosts)
+        killed = await self._end(self.random.choice(self._hosts))
+        await self._start()
+        return killed
+
+    async def _end(self, host: asyncio.subprocess.Process) -> int:
+        self._hosts.remove(host)
         host.kill()
         await host.wait()
         with self._trace.open("ab", buffering=0) as trace:
             trace.write(json.dumps({"what": "killed", "call": "", "pid": host.pid}).encode() + b"\n")
-        self._hosts.remove(host)
-        await self._start()
         return host.pid
 
     def _finished(self) -> int:

@@ -53,6 +53,16 @@ async def test_a_thousand_conversations_survive_killed_hosts(
 @pytest.mark.full
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("store", SERVERS)
+async def test_three_replicas_that_start_together_on_a_thousand_open_steps_repeat_no_finished_call(
+    amqp_url: str, tmp_path: Path, request: pytest.FixtureRequest, store: str
+) -> None:
+    talks = Talks(amqp_url, tmp_path, _seed(), state=_state(request, store))
+    check(await talks.run(conversations=1000, kills=0, timeout=800, together=3))
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("store", SERVERS)
 async def test_conversations_survive_killed_hosts_a_killed_broker_and_a_killed_server_of_state(
     tmp_path: Path, request: pytest.FixtureRequest, store: str
 ) -> None:
