@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 import pytest
-from images.deployment import deployed
+from chart.rendering import named, render
+from images.deployment import HARDENED, deployed
 from images.engine import ROOT, TARGETS, Engine
 
 pytestmark = [pytest.mark.images, pytest.mark.rabbitmq, pytest.mark.timeout(2400)]
@@ -116,3 +117,14 @@ def test_a_terminated_container_finishes_what_it_has_in_hand(
         assert "slept well" in out, err
         assert len((shared / "calls.jsonl").read_text().splitlines()) == 1
         assert here.host.terminate(30) == 0
+
+
+def test_the_toolbox_of_the_chart_ends_when_it_is_told_to(engine: Engine, version: str) -> None:
+    pod = named(render({"toolbox": {"enabled": True}}), "Deployment", "demo-rockbot-toolbox")["spec"]["template"][
+        "spec"
+    ]
+    command = pod["containers"][0]["command"]
+    options = (*HARDENED, "--network", "none", "--entrypoint", command[0])
+    with engine.container(f"rockbot-cli:{version}", *command[1:], options=options) as toolbox:
+        toolbox.until("waiting for commands")
+        assert toolbox.terminate(10) == 0
