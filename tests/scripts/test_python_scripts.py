@@ -7,6 +7,7 @@ import pytest
 
 from rockbot_scripts.contract import ScriptInvoke, ScriptLimits, ScriptResult
 from rockbot_scripts.wasm.pool import WasmPool
+from rockbot_scripts.wasm.worker import NAPS
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
 
@@ -44,6 +45,20 @@ async def test_hello_world_goes_to_standard_output(pool: WasmPool) -> None:
 async def test_the_last_expression_is_the_value(pool: WasmPool, code: str, value: str | None) -> None:
     result = await _run(pool, code)
     assert (result.status, result.value) == ("ok", value), result.stderr
+
+
+async def test_a_worker_warms_up_with_a_sleep_that_no_clock_can_skip(pool: WasmPool) -> None:
+    hurried = f"""
+import itertools, time
+inner, naps, hours = time.sleep.__globals__, [], itertools.count()
+nap = inner["_sleep"]
+inner["_monotonic"] = lambda: 3600.0 * next(hours)
+inner["_sleep"] = lambda seconds: naps.append(nap(seconds))
+exec({NAPS!r})
+len(naps)
+"""
+    result = await _run(pool, hurried)
+    assert (result.status, result.value) == ("ok", "1"), result.stderr
 
 
 async def test_input_is_standard_input(pool: WasmPool) -> None:
