@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -95,7 +96,14 @@ def _assemble(arguments: Sequence[str]) -> typer.Typer:
 
 def main() -> None:
     """The console script."""
+    if os.getpid() == 1:
+        # Of what it does not handle, the first process of a container is told nothing; it could only be killed.
+        signal.signal(signal.SIGTERM, _terminated)
     sys.exit(run(sys.argv[1:]))
+
+
+def _terminated(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def run(arguments: Sequence[str]) -> int:

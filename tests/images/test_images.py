@@ -41,6 +41,11 @@ _PROCESSOR = """
 import os
 print(sum(map(int, open("/proc/1/stat").read().rsplit(")", 1)[1].split()[11:13])) / os.sysconf("SC_CLK_TCK"))
 """
+_CAUGHT = """
+import re
+caught = re.search(r"SigCgt:\\s+(\\w+)", open("/proc/1/status").read())[1]
+print(int(caught, 16) >> 14 & 1)
+"""
 _ROUTES = "print(len(open('/proc/net/route').read().splitlines()) - 1)"
 _SLOW = "```python\nimport time\nend = time.time() + 2\nwhile time.time() < end: pass\nprint('slept well')\n```"
 
@@ -128,3 +133,12 @@ def test_the_toolbox_of_the_chart_ends_when_it_is_told_to(engine: Engine, versio
     with engine.container(f"rockbot-cli:{version}", *command[1:], options=options) as toolbox:
         toolbox.until("waiting for commands")
         assert toolbox.terminate(10) == 0
+
+
+def test_a_command_that_waits_in_a_container_ends_when_it_is_told_to(engine: Engine, version: str) -> None:
+    options = (*HARDENED, "--network", "none", "--interactive", "--env", "ROCKBOT_STATE_URL=sqlite:////tmp/state.db")
+    with engine.container(f"rockbot-cli:{version}", "publish", "order.created", "-", options=options) as waiting:
+        until = time.monotonic() + 60
+        while waiting.python(_CAUGHT) != "1":
+            assert time.monotonic() < until, "SIGTERM is not handled"
+        assert waiting.terminate(10) == 128 + 15
