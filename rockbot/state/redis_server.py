@@ -6,6 +6,7 @@ caller read again. Only a script that the server has forgotten is sent anew, bec
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ __all__ = ["FORM", "RedisAddress", "RedisServer"]
 #: The form of what is stored; a release refuses what a newer one wrote.
 FORM: Final = 2
 _CONNECT_SECONDS: Final = 5.0
+#: Seconds that a call waits for others to be over.
+_PLACE_SECONDS: Final = 30.0
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _PLACE: Final = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?")
 _TLS: Final = {"cafile": "ssl_ca_certs", "certfile": "ssl_certfile", "keyfile": "ssl_keyfile"}
@@ -98,6 +101,7 @@ class RedisServer:
         self._hashes = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._scripts.items()}  # noqa: S324 - what Redis names scripts by
         self._client: Redis | None = None
         self._calls = UnderWay()
+        self._places = asyncio.Semaphore(address.pool)
 
     async def open(self) -> tuple[str, ...]:
         """Connect; what speaks against the server keeping what it was told. Nothing when it is open.
@@ -137,6 +141,7 @@ class RedisServer:
         if client is None:
             raise not_open(self._address.shown)
         with self._calls, KeptCancellation():
+            await self._take_place()
             try:
                 try:
                     return await client.evalsha(self._hashes[script], 1, self._address.tag, *arguments)
@@ -144,6 +149,22 @@ class RedisServer:
                     return await client.eval(self._scripts[script], 1, self._address.tag, *arguments)
             except _FAILURES as exc:
                 raise self._explain(exc) from exc
+            finally:
+                self._places.release()
+
+    async def _take_place(self) -> None:
+        """Wait for a connection in the order of asking: in the client's own pool, calls that come later overtake."""
+        if not self._places.locked():
+            await self._places.acquire()
+            return
+        try:
+            async with asyncio.timeout(_PLACE_SECONDS):
+                await self._places.acquire()
+        except TimeoutError:
+            raise StateUnavailable(
+                f"state store {self._address.shown}: no connection of {self._address.pool} was free for {_PLACE_SECONDS:g} s;"
+                " a larger 'pool' in its address may help"
+            ) from None
 
     def _connect(self) -> Redis:
         address = self._address

@@ -110,6 +110,24 @@ async def test_a_task_that_is_cancelled_in_any_moment_of_a_call_ends(store):
     assert calls
 
 
+async def test_calls_are_made_in_the_order_in_which_they_are_asked_for_however_few_connections_there_are(
+    redis_node, own
+):
+    store = await opened(f"{redis_node.url}?prefix={own}&pool=2")
+    made = []
+
+    async def call(number):
+        for _ in range(10):
+            await store.get(K)
+            made.append(number)
+
+    await asyncio.gather(*map(call, range(40)))
+    await store.close()
+    rounds = [sorted(made[at : at + 40]) for at in range(0, 400, 40)]
+    overtaken = sum(set(each) != set(range(40)) for each in rounds[1:-1])
+    assert overtaken <= 2, rounds
+
+
 async def test_three_replicas_on_a_thousand_open_rows_send_each_at_most_twice(url, advance):
     stores = [await opened(url, clock=REDIS_BY_HAND) for _ in range(3)]
     await three_replicas_start(stores, advance)
