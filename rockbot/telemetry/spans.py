@@ -150,11 +150,17 @@ class _TracedPublisher:
         if door is Door.LOSSY:
             await self._inner.publish_many(envelopes, door=door)
             return
-        sent = []
-        for envelope in envelopes:
-            with self._span(envelope, f"{self._exchanges[door]}:{envelope.topic}") as span:
-                sent.append(_carrying(envelope, span))
-        await self._inner.publish_many(sent, door=door)
+        spans = [self._begin(envelope, f"{self._exchanges[door]}:{envelope.topic}") for envelope in envelopes]
+        sent = [_carrying(envelope, span) for envelope, span in zip(envelopes, spans, strict=True)]
+        try:
+            await self._inner.publish_many(sent, door=door)
+        except BaseException as exc:  # which of them it was is not said
+            for span in spans:
+                span.failed(type(exc).__name__)
+            raise
+        finally:
+            for span in spans:
+                span.end()
 
     async def send(self, envelope: MessageEnvelope, *, address: str) -> None:
         with self._span(envelope, "(anonymous)") as span:
@@ -163,7 +169,17 @@ class _TracedPublisher:
 
     @contextmanager
     def _span(self, envelope: MessageEnvelope, destination: str) -> Iterator[Recording]:
-        span = self._recorder.begin(
+        span = self._begin(envelope, destination)
+        try:
+            yield span
+        except BaseException as exc:
+            span.failed(type(exc).__name__)
+            raise
+        finally:
+            span.end()
+
+    def _begin(self, envelope: MessageEnvelope, destination: str) -> Recording:
+        return self._recorder.begin(
             f"publish {destination}",
             SpanKind.PRODUCER,
             _read(envelope),
@@ -175,13 +191,6 @@ class _TracedPublisher:
                 **_of(envelope),
             },
         )
-        try:
-            yield span
-        except BaseException as exc:
-            span.failed(type(exc).__name__)
-            raise
-        finally:
-            span.end()
 
 
 def _settle(span: Recording, verdict: Verdict) -> None:

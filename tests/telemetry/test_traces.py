@@ -15,6 +15,7 @@ from telemetry.stage import STRANGER, Stage
 
 from rockbot.telemetry import semconv
 from rockbot_messaging.envelope import MessageEnvelope
+from rockbot_messaging.errors import Unroutable
 from rockbot_messaging.ports import Door
 
 QUESTION = "What is 6 times 7?"
@@ -112,6 +113,18 @@ async def test_tasks_that_wait_for_each_other_in_one_conversation_stay_in_their_
     assert sorted((reply.traceparent or "").split("-")[1] for reply in replies) == [f"{n:032x}" for n in (1, 2)]
     chats = Counter(span.context.trace_id for span in stage.spans() if span.name == "chat demo")
     assert chats == {1: 1, 2: 2}
+
+
+async def test_messages_that_are_sent_together_and_do_not_arrive_are_failed_spans() -> None:
+    async with Stage().running() as stage:
+        messages = [
+            MessageEnvelope(topic=f"nobody.{number}", body=b"{}", message_id=str(number), type="t") for number in (1, 2)
+        ]
+        with pytest.raises(Unroutable):
+            await stage.scripts_bus.publisher.publish_many(messages)
+    spans = [span for span in stage.spans() if "nobody" in span.name]
+    assert [span.status.status_code for span in spans] == [StatusCode.ERROR] * 2
+    assert {span.attributes[semconv.ERROR_TYPE] for span in spans} == {"Unroutable"}
 
 
 def test_the_names_are_those_of_the_conventions() -> None:
