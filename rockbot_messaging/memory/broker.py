@@ -257,12 +257,12 @@ class MemoryBroker:
         await self.commit((row,) if row else (), (), put)
 
     async def _delay(self, queue: MemoryQueue, stored: Stored, envelope: MessageEnvelope, until_ms: int) -> None:
-        row = row_of(queue, stored, Place.DELAYED, envelope=envelope, due_ms=until_ms) if self.storage else None
+        # Another object, as above: it may be due again before the hand that settles it hears that it is written.
+        again = Stored(stored.number, envelope, problem=stored.problem)
+        row = row_of(queue, again, Place.DELAYED, due_ms=until_ms) if self.storage else None
 
         def wait() -> None:
-            stored.envelope = envelope
-            stored.returns = 0
-            self._push(queue, stored, until_ms)
+            self._push(queue, again, until_ms)
 
         await self.commit((row,) if row else (), (), wait)
 

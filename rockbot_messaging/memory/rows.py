@@ -7,7 +7,6 @@ import json
 from dataclasses import asdict
 from typing import Any, Final
 
-from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.letters import Discarded, Failure
 from rockbot_messaging.memory.queues import MemoryQueue, Stored
 from rockbot_messaging.memory.storage import Place, Row
@@ -25,10 +24,9 @@ def row_of(
     stored: Stored,
     place: Place,
     *,
-    envelope: MessageEnvelope | None = None,
     due_ms: int | None = None,
 ) -> Row:
-    """The row of `stored` in a place of `queue`; `envelope` where that is about to change."""
+    """The row of `stored` in a place of `queue`."""
     fields: dict[str, Any] | None = None
     if place is Place.DEAD and stored.failure is not None:
         fields = asdict(stored.failure)
@@ -38,7 +36,7 @@ def row_of(
         number=stored.number,
         queue=queue.name,
         place=place,
-        envelope=pack(envelope or stored.envelope),
+        envelope=pack(stored.envelope),
         due_ms=due_ms,
         failure=None if fields is None else json.dumps(fields),
         problem=stored.problem,
