@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import final
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.memory import BusStorage, MemoryBroker, MemoryBus, SqliteBusStorage
+from rockbot_messaging.memory.storage import Place, Row
 from rockbot_messaging.retries import RetryPolicy
 from rockbot_messaging.subscriptions import WorkSubscription
 from rockbot_messaging.testing import FakeClock
@@ -100,6 +103,59 @@ async def _live(storage: BusStorage | None, script: list[tuple[str, str, int]]) 
         assert letter.envelope.body in (b"fail always", b"break", b"refuse")
     for bus in (*world.consumers, publisher):
         await bus.close()
+
+
+@final
+class _SlowDisk:
+    """Implements `BusStorage` for one life: what it delays is due by the time that whoever settled it hears of it."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+
+    async def open(self) -> list[Row]:
+        return []
+
+    def apply(self, puts: Sequence[Row], removals: Sequence[int]) -> asyncio.Future[None]:
+        loop = asyncio.get_running_loop()
+        written: asyncio.Future[None] = loop.create_future()
+
+        def write() -> None:
+            if any(row.place is Place.DELAYED for row in puts):
+                written.add_done_callback(lambda _: self._clock.advance(1))
+            written.set_result(None)
+
+        loop.call_soon(write)
+        return written
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_a_retry_that_is_due_before_its_writing_is_noticed_costs_no_slot() -> None:
+    clock = FakeClock()
+    bus = MemoryBus(broker=MemoryBroker(clock=clock, storage=_SlowDisk(clock)))
+    await bus.open()
+    both = asyncio.Barrier(2)
+    done, met = asyncio.Event(), asyncio.Event()
+
+    async def handle(envelope: MessageEnvelope) -> Verdict:
+        if envelope.attempt == 1:
+            return Retry(after=1)
+        if envelope.body == b"alone":
+            done.set()
+        else:
+            await both.wait()
+            met.set()
+        return Ack()
+
+    work = WorkSubscription(name="work", patterns=("job",), prefetch=4, concurrency=2, retry=_POLICY)
+    await bus.subscriber.subscribe(work, handle)
+    async with asyncio.timeout(60):
+        await bus.publisher.publish(message("job", b"alone"))  # there is room for its return while it is settled
+        await done.wait()
+        await bus.publisher.publish_many([message("job", b"both"), message("job", b"both")])
+        await met.wait()
+    await bus.close()
 
 
 _SCRIPTS = st.lists(st.tuples(st.sampled_from(_ACTIONS), st.sampled_from(_NEEDS), st.integers(0, 9)), max_size=40)
