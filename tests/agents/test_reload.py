@@ -40,6 +40,7 @@ from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.memory import MemoryBroker, MemoryBus
 from rockbot_messaging.subscriptions import WatchSubscription, WorkSubscription
 from rockbot_messaging.testing import FakeClock, SequenceIds
+from rockbot_messaging.testing.harness import buried
 from rockbot_messaging.verdicts import Ack, Verdict
 
 
@@ -251,6 +252,18 @@ async def test_what_people_write_on_a_channel_is_answered_there_by_its_agent(off
     told = [request for request in office.requests if request.messages[-1].text == "still there?"]
     assert [message.text for message in told[0].messages if message.role == "user"] == ["hello", "still there?"]
     assert {request.user for request in office.requests} == {"telegram.ann", "web.ann"}
+
+
+@pytest.mark.parametrize("account", ["a b", "x" * 65, "ü", ""])
+async def test_what_is_written_where_no_answer_can_go_is_a_dead_letter_and_asks_no_model(
+    office: Office, account: str
+) -> None:
+    write("agents/helper.toml", "channels = ['web']")
+    await office.start()
+    await office.broker.publish_foreign(f"user.message.web.{account}", b'{"input": "hello"}', message_id="m1")
+    (letter,) = await buried(office.client, "agent.helper", 1)
+    assert office.requests == []
+    assert letter.failure.reason.startswith(f"there is no way back to 'web.{account}': ")
 
 
 async def test_a_channel_moves_to_another_agent_and_each_message_still_has_one_answer(office: Office) -> None:

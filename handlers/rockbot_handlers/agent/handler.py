@@ -49,6 +49,7 @@ from rockbot.state.ports import StateStore
 from rockbot_handlers.agent.measuring import TurnMeasures
 from rockbot_handlers.agent.subscriptions import SUBSCRIPTION_PREFIX
 from rockbot_messaging.envelope import MessageEnvelope
+from rockbot_messaging.errors import InvalidTopic
 from rockbot_messaging.ledger import ResultLedger
 from rockbot_messaging.measures import NO_MEASURES, Measures
 from rockbot_messaging.tracing import NO_TRACING, Tracing
@@ -182,6 +183,7 @@ class AgentHandler:
         if isinstance(event, AgentTask):
             self._check_reply_to(envelope.reply_to)
             _check_lengths(envelope)
+            _check_place(topics.place_of(envelope.topic))
             said = envelope.conversation_id or event.conversation_id
             return said or topics.place_of(envelope.topic) or envelope.message_id
         if envelope.return_address is None:
@@ -247,6 +249,15 @@ def _refuse(name: str, conversation_id: str, context: Context) -> None:
     answer = context.make(response, topic=topics.response(name), name="no agent")
     answer = answer.replace(correlation_id=envelope.correlation_id or envelope.message_id, deadline_ms=None)
     context.emissions.append(Emission(answer, response.door, address=envelope.reply_to or ""))
+
+
+def _check_place(place: str) -> None:
+    """A foreign client may write at any place, but an answer must be able to go there: found out before a model is asked."""
+    try:
+        if place:
+            topics.user_reply(place)
+    except InvalidTopic as exc:
+        raise PermanentFailure(f"there is no way back to {place[:300]!r}: {exc}") from None
 
 
 def _check_lengths(envelope: MessageEnvelope) -> None:
