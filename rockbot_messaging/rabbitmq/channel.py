@@ -16,7 +16,7 @@ from rockbot_messaging.rabbitmq.fields import decode_properties
 from rockbot_messaging.rabbitmq.tap import Outbox
 from rockbot_messaging.rabbitmq.wire import Delivery
 
-__all__ = ["Channel", "ChannelLost", "Nacked", "Outcome", "Parcel", "Refused", "Returned"]
+__all__ = ["Channel", "ChannelLost", "ChannelRetired", "Nacked", "Outcome", "Parcel", "Refused", "Returned"]
 
 _METHOD, _HEADER, _BODY = 1, 2, 3
 _DELIVER, _GET_OK, _GET_EMPTY, _RETURN, _ACK, _NACK = (
@@ -49,6 +49,10 @@ class Nacked(Refused):
 
 class ChannelLost(Exception):
     """The channel or its connection ended; what was not confirmed may or may not be stored."""
+
+
+class ChannelRetired(ChannelLost):
+    """We ended the channel ourselves, for another one."""
 
 
 class Parcel(NamedTuple):
@@ -85,6 +89,7 @@ class Channel:
         self._published = 0
         self._waiting: dict[int, tuple[Parcel, asyncio.Future[Outcome]]] = {}
         self._queued: deque[asyncio.Future[None]] = deque()
+        self._idle: asyncio.Future[None] | None = None
         self._limit = 0
         #: Messages that lay behind the last one that `get` brought.
         self.left_behind = 0
@@ -161,6 +166,7 @@ class Channel:
             if not get.done():
                 get.set_exception(reason)
         self._wake(len(self._queued))
+        self._rest()
 
     # -- consuming -------------------------------------------------------------------------------------------------
 
@@ -222,6 +228,12 @@ class Channel:
                 raise
         await self._outbox.drain()
 
+    async def idle(self) -> None:
+        """Wait until no publish is outstanding. One may wait at a time; it takes no turn of those who wait for room."""
+        if self._waiting:
+            self._idle = self._loop.create_future()
+            await self._idle
+
     def _wake(self, count: int) -> None:
         """Let so many of those that wait for room look again; waking all of them each time would cost the square."""
         while count > 0 and self._queued:
@@ -229,6 +241,10 @@ class Channel:
             if not turn.done():
                 turn.set_result(None)
                 count -= 1
+
+    def _rest(self) -> None:
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
 
     @property
     def behind(self) -> bool:
@@ -316,6 +332,8 @@ class Channel:
             if waiting is not None:
                 _resolve(waiting[1], outcome)
         self._wake(max(len(tags), self._limit - len(self._waiting)))
+        if not self._waiting:
+            self._rest()
 
     def _returned(self, payload: bytes, properties: bytes) -> None:
         _, at = _short(payload, 6)

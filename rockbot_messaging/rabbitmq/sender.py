@@ -19,7 +19,7 @@ from rockbot_messaging.errors import (
     TopologyMismatch,
     Unroutable,
 )
-from rockbot_messaging.rabbitmq.channel import Channel, ChannelLost, Nacked, Outcome, Parcel, Returned
+from rockbot_messaging.rabbitmq.channel import Channel, ChannelLost, ChannelRetired, Nacked, Outcome, Parcel, Returned
 from rockbot_messaging.rabbitmq.connection import Link, OpenChannel, Session
 from rockbot_messaging.rabbitmq.pausing import Pauses
 from rockbot_messaging.rabbitmq.settings import RabbitSettings
@@ -152,10 +152,12 @@ class Sender:
     async def _close_when_idle(self, retired: OpenChannel) -> None:
         try:
             async with asyncio.timeout(self._settings.confirm_timeout):
-                await retired.content.room(1)
+                await retired.content.idle()
         except TimeoutError:
             pass  # whoever waits for these confirms has waited as long
         finally:
+            retired.content.flush()
+            retired.content.fail(ChannelRetired("it was exchanged for another"))
             await retired.close()
 
     async def _round(
@@ -206,7 +208,8 @@ class Sender:
                     continue
                 if isinstance(outcome, ChannelLost):
                     again.append(index)
-                    reason = str(outcome) or "it did not say why"
+                    if not isinstance(outcome, ChannelRetired):
+                        reason = str(outcome) or "it did not say why"
                 elif isinstance(outcome, Returned):
                     results[index] = Unroutable(parcels[index].routing_key)
                 else:

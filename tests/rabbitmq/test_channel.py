@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rockbot_messaging.rabbitmq.acks import Acks
-from rockbot_messaging.rabbitmq.channel import Channel, ChannelLost, Parcel, Refused, Returned
+from rockbot_messaging.rabbitmq.channel import Channel, ChannelLost, ChannelRetired, Parcel, Refused, Returned
 from rockbot_messaging.rabbitmq.connection import speaking
 from rockbot_messaging.rabbitmq.fields import Properties, encode_properties
 from rockbot_messaging.rabbitmq.handling import Handling, Item
@@ -26,6 +26,9 @@ class _Wire:
 
     def write(self, data: bytes) -> None:
         self.written += data
+
+    async def drain(self) -> None:
+        pass
 
     def is_closing(self) -> bool:
         return False
@@ -265,6 +268,29 @@ async def test_a_delivery_in_hand_for_long_costs_its_neighbours_nothing() -> Non
     channel.flush()
     broker.read(wire)
     assert not broker.unsettled and broker.acked == set(range(1, 5002))
+
+
+async def test_who_waits_for_the_last_confirm_takes_no_turn_of_those_who_wait_for_room() -> None:
+    _, channel, _ = _open()
+    channel.publish([Parcel("ns", "a.b", b"", b"", True, str(number)) for number in range(3)])
+    idle, room = asyncio.create_task(channel.idle()), asyncio.create_task(channel.room(3))
+    await asyncio.sleep(0)
+    channel.take(1, struct.pack(">HHQB", 60, 80, 1, 0))
+    await room
+    assert not idle.done()
+    channel.take(1, struct.pack(">HHQB", 60, 80, 3, 1))
+    await idle
+    await channel.idle()
+
+
+async def test_who_waits_for_the_last_confirm_hears_of_the_end_of_the_channel() -> None:
+    _, channel, _ = _open()
+    (publish,) = channel.publish([Parcel("ns", "a.b", b"", b"", True, "1")])
+    idle = asyncio.create_task(channel.idle())
+    await asyncio.sleep(0)
+    channel.fail(ChannelRetired("exchanged"))
+    await idle
+    assert isinstance(publish.result(), ChannelRetired)
 
 
 async def test_a_second_settlement_is_not_sent() -> None:
