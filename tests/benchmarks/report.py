@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -65,12 +66,12 @@ TARGETS: Final[tuple[tuple[str, str, str, float], ...]] = (
 
 def facts(server: str | None) -> dict[str, Any]:
     """The machine and the versions behind a run."""
+    # Contenders have an environment of their own, beside ours.
+    path = [*sys.path, *map(str, Path(sys.prefix).glob("bench/lib/python*/site-packages"))]
     versions = {}
     for name in _LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
+        found = next(iter(metadata.distributions(name=name, path=path)), None)
+        versions[name] = "not installed" if found is None else found.version
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
