@@ -32,7 +32,8 @@ _ACK: Final = Ack()
 _STOP_TIMEOUT: Final = 2.0
 #: Seconds between two looks for a snapshot while a delta is missing.
 _GAP: Final = 0.25
-#: Seconds between two looks while a reply that was begun says nothing, at most; at first it is one.
+#: Seconds between two looks while a reply that was begun says nothing, at most; at first it is one. A watch without replies
+#: looks until it has come to this: by then all that was said before it began is in the store.
 _LONGEST_SILENCE: Final = 30.0
 
 
@@ -66,6 +67,7 @@ class ReplyWatcher:
         self._shown: dict[str, tuple[int, str]] = {}
         self._looked = float("-inf")
         self._silence = 1.0
+        self._settled = False
 
     async def receive(self, envelope: MessageEnvelope) -> Verdict:
         """Take a message of the watched topic; the handler of the subscription."""
@@ -91,6 +93,7 @@ class ReplyWatcher:
             except TimeoutError:
                 updates = await self._restored()
                 self._silence = 1.0 if updates else min(2 * self._silence, _LONGEST_SILENCE)
+                self._settled |= self._silence == _LONGEST_SILENCE
             else:
                 self._silence = 1.0
                 reply = self._replies.setdefault(delta.call_id, ReplyText(delta.call_id))
@@ -101,12 +104,13 @@ class ReplyWatcher:
                 yield update
 
     def _look_at(self) -> float | None:
-        """The loop's instant of the next look for a snapshot, None while there is nothing to miss."""
+        """The loop's instant of the next look for a snapshot, None when there is nothing to miss."""
         if self._snapshots is None:
             return None
         if any(reply.missing for reply in self._replies.values()):
             return self._looked + _GAP
-        if all(reply.done for reply in self._replies.values()):
+        # What was said just before the watch began may not have been stored yet, and the model may pause after it.
+        if self._settled and all(reply.done for reply in self._replies.values()):
             return None
         return asyncio.get_running_loop().time() + self._silence
 

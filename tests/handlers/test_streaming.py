@@ -36,14 +36,22 @@ def reply(*parts: str) -> LlmResponse:
 
 
 class Dictated:
-    """A model that says these pieces, one at a time, each attempt its own, and fails where it is told to."""
+    """A model that says these pieces, one at a time, each attempt its own, and fails where it is told to.
+
+    With `allowed` it says no more pieces than that, until somebody allows it more.
+    """
 
     def __init__(
-        self, *attempts: Sequence[str | LlmError], pace: float = 0.0, whole: LlmResponse | None = None
+        self,
+        *attempts: Sequence[str | LlmError],
+        pace: float = 0.0,
+        whole: LlmResponse | None = None,
+        allowed: int | None = None,
     ) -> None:
         self.attempts = list(attempts)
         self.pace = pace
         self.whole = whole
+        self.allowed = allowed
         self.said = 0
         self.completed = 0
 
@@ -59,6 +67,8 @@ class Dictated:
             await asyncio.sleep(self.pace)
             if isinstance(piece, LlmError):
                 raise piece
+            while self.allowed is not None and self.said >= self.allowed:
+                await asyncio.sleep(0.001)
             self.said += 1
             yield TextDelta(piece)
         yield self.whole or reply("".join(piece for piece in pieces if isinstance(piece, str)))
@@ -378,7 +388,11 @@ class _Watchers:
     ) -> None:
         rng = random.Random(seed)
         first, second = words(rng, 40), words(rng, 120)
-        client = Dictated([*first, LlmTransient("cut")], second, pace=0.002)
+        # The model waits for its watchers, so a machine on which opening a watch is slow has as many visits.
+        client = Dictated([*first, LlmTransient("cut")], second, pace=0.002, allowed=0)
+
+        def allow(more: int) -> None:
+            client.allowed = client.said + more
 
         async def work() -> LlmResponse:
             calls = over(bus, live_store)
@@ -389,20 +403,22 @@ class _Watchers:
         call = asyncio.create_task(work())
         texts = ["".join(first), "".join(second)]
         ended, visits = False, 0
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not ended:
                 person, stay = Person(), rng.randint(1, 3)
                 visits += 1
                 async with watch_replies(bus.subscriber, CONVERSATION, snapshots=ReplySnapshots(live_store)) as watcher:
+                    allow(10)
                     async for update in watcher:
+                        allow(10)
                         person.see(update)
                         assert any(text.startswith(update.text) for text in texts)
                         stay -= 1
                         ended = update.done
                         if ended or not stay:
                             break
-                back = client.said + rng.randint(0, 10)
-                while client.said < back and not call.done():
+                allow(rng.randint(0, 10))
+                while client.said < (client.allowed or 0) and not call.done():
                     await asyncio.sleep(0.001)
             response = await call
         assert person.screen == texts[1] == response.message.text
@@ -439,6 +455,27 @@ class TestOverRabbitMq(_Watchers):
         bus = await harness.connect()
         await bus.declare([])
         return bus
+
+
+async def test_who_comes_while_the_model_pauses_sees_what_it_has_said(
+    live_store: MemoryStateStore, context: Context
+) -> None:
+    bus = MemoryBus(broker=MemoryBroker(clock=SystemClock(), ids=SequenceIds()))
+    await bus.open()
+    client, person = Dictated(["Let me ", "think"], allowed=1), Person()
+    call = asyncio.create_task(over(bus, live_store).of(context).make(client, REQUEST))
+    async with asyncio.timeout(60):
+        while not client.said:
+            await asyncio.sleep(0.001)
+        async with watch_replies(bus.subscriber, CONVERSATION, snapshots=ReplySnapshots(live_store)) as watcher:
+            async for update in watcher:
+                person.see(update)
+                client.allowed = 2
+                if update.done:
+                    break
+        await call
+    await bus.close()
+    assert person.screen == "Let me think"
 
 
 async def test_a_watcher_sees_its_own_conversation_and_tenant_alone(

@@ -108,7 +108,9 @@ class LiveText:
 
     async def _tell(self) -> None:
         while True:
-            await self._arrived.wait()
+            if not await self._more():
+                await self._keep()  # the model pauses: who comes now must find what it has said
+                continue
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.batch_seconds):
                     await self._full.wait()
@@ -121,6 +123,16 @@ class LiveText:
                 waited = self._monotonic() - self._kept_at
                 if waited >= self._settings.snapshot_seconds or self._unkept >= self._settings.snapshot_bytes:
                     await self._keep()
+
+    async def _more(self) -> bool:
+        """Wait for text; False when a snapshot of what was told is due before any comes."""
+        due = None
+        if self._unkept and not self._superseded:
+            due = max(0.0, self._kept_at + self._settings.snapshot_seconds - self._monotonic())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(due):
+                await self._arrived.wait()
+        return self._arrived.is_set()
 
     def _take(self, *, whole: bool = False) -> str:
         """What is pending. The first half of a character that came in two stays for the second."""
