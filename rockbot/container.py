@@ -171,6 +171,7 @@ def _host(
         agents=lambda: roster.status,
         live=contributions.live,
         loops=[*contributions.loops, *sweeps],
+        warm_ups=contributions.warm_ups,
         closers=contributions.closers,
         telemetry=telemetry,
     )

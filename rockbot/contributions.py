@@ -48,6 +48,7 @@ class Contributions:
         self.live = [_Adjusted(part.live, settings) for part in parts if part.live is not None]
         self.loops = [loop for part in parts for loop in part.loops]
         self.model_probe = next((part.model_probe for part in parts if part.model_probe is not None), None)
+        self.warm_ups = [part.warm_up for part in parts if part.warm_up is not None]
         self.closers = [part.close for part in parts if part.close is not None]
         self._check(toolbox.tools)
         # A process that only works tools need not know those that others offer to the agents.

@@ -57,7 +57,7 @@ class Host:
     drain time and hands the rest back; `close` disconnects. The bus and the store belong to the caller's composition: the
     host opens and closes them. `recorder` is what the bus tells of dead letters, `scan_letters` looks after them every so
     many seconds (0: never). `live` are subscriptions that may change while it runs, `agents` says how
-    its agents stand. `telemetry` is what the process tells of itself.
+    its agents stand. `warm_ups` are done when it is ready, beside its work. `telemetry` is what the process tells of itself.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class Host:
         agents: Callable[[], ReloadStatus] | None = None,
         live: Sequence[LiveSubscriptions] = (),
         loops: Sequence[Loop] = (),
+        warm_ups: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
         closers: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
         telemetry: Telemetry | None = None,
     ) -> None:
@@ -97,8 +98,10 @@ class Host:
         self._recorder = recorder
         self._scan_letters = scan_letters
         self._contributed = tuple(loops)
+        self._warm_ups = tuple(warm_ups)
         self._closers = tuple(closers)
         self._loops: list[asyncio.Task[None]] = []
+        self._warming: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self.health = Health(bus)
         self.health.watch(receiving.outages)
@@ -149,9 +152,21 @@ class Host:
             self._repeat("send metrics", self._telemetry.push, self._telemetry.every)
         self.health.started = True
         logger.info("host consumes", extra={"subscriptions": self.consuming.names})
+        if self._warm_ups:
+            self._warming = asyncio.create_task(self._warm_up(), name="warm up")
+            self._loops.append(self._warming)
 
     def _repeat(self, name: str, act: Callable[[], Coroutine[Any, Any, object]], every: float) -> None:
         self._loops.append(asyncio.create_task(repeat(name, act, every=every, stop=self._stop), name=name))
+
+    async def _warm_up(self) -> None:
+        for warm_up in self._warm_ups:
+            try:
+                await warm_up()
+            except Exception:
+                # Whatever it is comes back when the first message needs it.
+                logger.warning("something could not be made ready in advance", exc_info=True)
+        logger.info("host is warm")
 
     async def _follow(self) -> None:
         """Consume what plug-ins want from now on, soon after they say so."""
@@ -172,6 +187,8 @@ class Host:
         self._receiving.drain()  # what only waits need not be waited for
         timeout = self._settings.drain_seconds
         handed_back = await asyncio.gather(self.consuming.stop(timeout=timeout), self._receiving.close(timeout=timeout))
+        if self._warming is not None:
+            self._warming.cancel()
         if self._loops:
             await asyncio.wait(self._loops, timeout=5)
             for loop in self._loops:

@@ -121,8 +121,9 @@ class Contribution:
 
     `subscriptions` are consumed by this host, `addressed` are other processes' queues that its links send to (they are
     created when missing, so that a command waits for its worker instead of being unroutable). `live` says which of the
-    plug-in's work subscriptions are wanted at present, where that may change. `loops` run as long as the host does; `close`
-    is awaited when it has drained.
+    plug-in's work subscriptions are wanted at present, where that may change. `warm_up` is awaited once the host is ready,
+    beside its work: for what takes long and nobody has to wait for, like an import in a thread. `loops` run as long as the host
+    does; `close` is awaited when it has drained.
     """
 
     links: tuple[Link, ...] = ()
@@ -133,6 +134,7 @@ class Contribution:
     live: LiveSubscriptions | None = None
     loops: tuple[Loop, ...] = ()
     model_probe: ModelProbe | None = None
+    warm_up: Callable[[], Coroutine[Any, Any, None]] | None = None
     close: Callable[[], Coroutine[Any, Any, None]] | None = field(default=None)
 
 

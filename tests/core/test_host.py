@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -28,7 +29,14 @@ ELSEWHERE = WorkSubscription(name="elsewhere", patterns=("test.elsewhere",))
 
 
 class House:
-    def __init__(self, act: Act, *, drain_seconds: float = 5, closers: tuple[Any, ...] = ()) -> None:
+    def __init__(
+        self,
+        act: Act,
+        *,
+        drain_seconds: float = 5,
+        closers: tuple[Any, ...] = (),
+        warm_ups: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = (),
+    ) -> None:
         self.clock = FakeClock()
         self.broker = MemoryBroker(namespace="rockbot", clock=self.clock, ids=SequenceIds(1))
         self.client = MemoryBus(broker=self.broker)
@@ -42,13 +50,20 @@ class House:
         def closing(close: Any) -> Any:
             return lambda services: Contribution(close=close)
 
+        def warming(warm_up: Any) -> Any:
+            return lambda services: Contribution(warm_up=warm_up)
+
         self.host: Host = compose(
             Settings(host={"drain_seconds": drain_seconds}),
             bus=self.bus,
             store=self.store,
             clock=self.clock,
             ids=SequenceIds(2),
-            plugins=[("pings", plugin), *((f"c{at}", closing(close)) for at, close in enumerate(closers))],
+            plugins=[
+                ("pings", plugin),
+                *((f"c{at}", closing(close)) for at, close in enumerate(closers)),
+                *((f"w{at}", warming(warm_up)) for at, warm_up in enumerate(warm_ups)),
+            ],
         ).host()
 
 
@@ -170,4 +185,57 @@ async def test_closing_twice_is_fine() -> None:
     house = House(act)
     await house.host.start()
     await house.host.close()
+    await house.host.close()
+
+
+async def test_what_takes_long_is_made_ready_while_the_host_works_and_its_failure_stops_nothing() -> None:
+    handled, seen, go = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    ready: list[bool] = []
+
+    async def act(event: Event, context: Context, call_next: CallNext) -> None:
+        handled.set()
+
+    async def fails() -> None:
+        ready.append(house.host.health.ready()[0])
+        raise RuntimeError("no such thing")
+
+    async def waits() -> None:
+        seen.set()
+        await go.wait()
+        ready.append(house.host.health.ready()[0])
+        go.clear()
+
+    house = House(act, warm_ups=(fails, waits))
+    await house.client.open()
+    await house.host.start()
+    async with asyncio.timeout(60):
+        await seen.wait()
+        await house.client.publish(envelope(type="test.ping"))
+        await handled.wait()
+        go.set()
+        while go.is_set():
+            await asyncio.sleep(0)
+    assert ready == [True, True]
+    await house.host.close()
+    await house.client.close()
+
+
+async def test_a_host_that_drains_does_not_wait_for_what_is_being_made_ready() -> None:
+    seen, ended = asyncio.Event(), asyncio.Event()
+
+    async def act(event: Event, context: Context, call_next: CallNext) -> None: ...
+
+    async def never() -> None:
+        seen.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    house = House(act, warm_ups=(never,))
+    await house.host.start()
+    async with asyncio.timeout(60):
+        await seen.wait()
+        await house.host.drain()
+    assert ended.is_set()
     await house.host.close()

@@ -1,12 +1,16 @@
-"""A process loads what its settings ask for, and none of the large libraries that others need: Python's import times say so."""
+"""A process loads what its settings ask for, and none of the large libraries that others need: Python's import times say so.
+
+What is needed for calls, and not to be ready, is loaded when the process is ready. Times are compared with each other only.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -29,25 +33,28 @@ def _imports(errors: str) -> Iterator[tuple[str, int]]:
         yield name, int(own)
 
 
-async def _loaded(*command: str, until: str, env: dict[str, str], cwd: Path) -> dict[str, int]:
-    """What `rockbot COMMAND` has imported when its log says `until`."""
+async def _loaded(*command: str, until: Sequence[str], env: dict[str, str], cwd: Path) -> list[dict[str, int]]:
+    """What `rockbot COMMAND` has imported whenever its log says the next of `until`."""
     process = await asyncio.create_subprocess_exec(
         ROCKBOT, *command, stderr=asyncio.subprocess.PIPE, env={**env, "PYTHONPROFILEIMPORTTIME": "1"}, cwd=cwd
     )
     assert process.stderr is not None
-    seen = ""
+    seen, found = "", []
     try:
         async with asyncio.timeout(60):
-            while until not in seen:
-                line = await process.stderr.readline()
-                assert line, seen[-4000:]
-                seen += line.decode()
+            for message in until:
+                while message not in seen:
+                    line = await process.stderr.readline()
+                    assert line, seen[-4000:]
+                    seen += line.decode()
+                found.append(dict(_imports(seen)))
     finally:
         os.kill(process.pid, signal.SIGTERM)
         await process.communicate()
-    found = dict(_imports(seen))
-    slowest = sorted(found.items(), key=lambda each: -each[1])[:5]
-    print(f"{' '.join(command)}: {len(found)} modules in {sum(found.values()) / 1e6:.2f} s; most of it: {slowest}")
+    for message, modules in zip(until, found, strict=True):
+        slowest = sorted(modules.items(), key=lambda each: -each[1])[:5]
+        told = f"{len(modules)} modules in {sum(modules.values()) / 1e6:.2f} s; most of it: {slowest}"
+        print(f"{' '.join(command)}, {message}: {told}")
     return found
 
 
@@ -78,6 +85,33 @@ async def test_a_process_imports_the_large_libraries_of_its_settings_alone(
         ROCKBOT_MODEL="scripted/demo",
         ROCKBOT_HOST__LOG_FORMAT="json",
     )
-    found = await _loaded(command, until=until, env=env, cwd=tmp_path)
+    (found,) = await _loaded(command, until=[until], env=env, cwd=tmp_path)
     assert "aio_pika" in found
     assert HEAVY & found.keys() == wanted
+
+
+async def test_the_sdks_of_model_providers_are_imported_when_the_host_is_ready_and_not_before(
+    amqp_url: str, tmp_path: Path
+) -> None:
+    def settings(name: str, **changes: str) -> dict[str, str]:
+        return environment(
+            ROCKBOT_BROKER_URL=amqp_url,
+            ROCKBOT_NAMESPACE=f"imports-{name}",
+            ROCKBOT_STATE_URL=f"sqlite:///{tmp_path / name}.db",
+            ROCKBOT_MODEL="scripted/demo",
+            ROCKBOT_HOST__LOG_FORMAT="json",
+            **changes,
+        )
+
+    until = ["host consumes", "host is warm"]
+    plain, plain_warm = await _loaded("run", until=until, env=settings("plain"), cwd=tmp_path)
+    assert plain_warm == plain
+    agents = {"assistant": {"model": "anthropic/claude-test"}, "second": {"model": "openai/gpt-test"}}
+    keys = {"ROCKBOT_ANTHROPIC__API_KEY": "k", "ROCKBOT_PROVIDERS__OPENAI__API_KEY": "k"}
+    env = settings("sdks", ROCKBOT_AGENTS=json.dumps(agents), **keys)
+    ready, warm = await _loaded("run", until=until, env=env, cwd=tmp_path)
+    assert not HEAVY & ready.keys()
+    assert {"anthropic", "openai"} <= warm.keys()
+    # What is checked at start of a provider costs next to nothing beside its package.
+    assert len(ready) < 1.05 * len(plain)
+    assert sum(ready.values()) < 0.6 * sum(warm.values())

@@ -26,6 +26,7 @@ from rockbot.events import (
 from rockbot.llm import LlmError, LlmPermanent, LlmThrottled, LlmUnknownOutcome, TextDelta
 from rockbot.settings import AnthropicSettings
 from rockbot_handlers.llm.anthropic import AnthropicClient, open_anthropic
+from rockbot_handlers.llm.anthropic_access import AnthropicAccess
 
 
 @pytest.fixture
@@ -326,7 +327,7 @@ async def test_a_schema_is_told_to_the_api_where_it_can_be_and_to_the_model_wher
     server.check = StrictCheck()
     server.replies = [Reply(message(text("{}"))) for _ in range(3)]
     closed = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}, "required": ["n"]}
-    words = AnthropicClient(KEY, base_url=server.url, timeout=5, native_output=False)
+    words = AnthropicClient(AnthropicAccess(KEY, server.url, 5, native_output=False))
     await call(client, request(output_schema=closed))
     await call(client, request(output_schema={"type": "object", "additionalProperties": {"type": "string"}}))
     await call(words, request(output_schema=closed))

@@ -20,6 +20,7 @@ from rockbot.events import (
 from rockbot.llm import LlmError, LlmPermanent, LlmThrottled, LlmTransient, LlmUnknownOutcome
 from rockbot.settings import AnthropicSettings
 from rockbot_handlers.llm.anthropic import AnthropicClient, open_anthropic
+from rockbot_handlers.llm.anthropic_access import AnthropicAccess
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ async def test_an_answer_cut_in_the_middle_leaves_the_outcome_unknown(server: Se
 
 async def test_no_answer_in_time_leaves_the_outcome_unknown(server: Server, client: AnthropicClient) -> None:
     server.replies = [Reply(hang=True), Reply(hang=True)]
-    impatient = AnthropicClient(KEY, base_url=server.url, timeout=0.05)
+    impatient = AnthropicClient(AnthropicAccess(KEY, server.url, 0.05))
     for failed in (await failure(impatient), await failure(client, deadline=0.05)):
         assert isinstance(failed, LlmUnknownOutcome)
         assert "no answer in time" in str(failed)
@@ -134,7 +135,7 @@ async def test_a_server_that_is_not_there_is_a_transient_error() -> None:
     port = probe.sockets[0].getsockname()[1]
     probe.close()
     await probe.wait_closed()
-    client = AnthropicClient(KEY, base_url=f"http://127.0.0.1:{port}", timeout=5)
+    client = AnthropicClient(AnthropicAccess(KEY, f"http://127.0.0.1:{port}", 5))
     failed = await failure(client)
     assert isinstance(failed, LlmTransient)
     assert "could not connect" in str(failed)

@@ -1,4 +1,4 @@
-"""Every adapter passes the same suite: Anthropic's, OpenAI's (and with it every preset), the offline stand-in."""
+"""Every adapter passes the same suite: Anthropic's (also deferred), OpenAI's and with it every preset, the offline stand-in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from nodes.anthropic_api import KEY, Reply, Server, serve
 from rockbot.llm import LlmClient
 from rockbot.settings import AnthropicSettings, OpenAiSettings
 from rockbot.testing.model_contract import Act, Cuts, Fails, Hangs, ModelContract, Says
-from rockbot_handlers.llm.anthropic import AnthropicClient, open_anthropic
+from rockbot_handlers.llm.anthropic import open_anthropic
+from rockbot_handlers.llm.deferred import DeferredClients
 from rockbot_handlers.llm.openai import OpenAiClient, open_openai
 from rockbot_handlers.llm.rules import parse_scripts
 from rockbot_handlers.llm.scripted import ScriptedClient
@@ -35,7 +36,7 @@ class AnthropicStage:
     def __init__(self, server: Server) -> None:
         self.server = server
         self.strict = server.check = anthropic_api.StrictCheck()
-        self.client: AnthropicClient = open_anthropic(AnthropicSettings(api_key=KEY, base_url=server.url))
+        self.client: LlmClient = open_anthropic(AnthropicSettings(api_key=KEY, base_url=server.url))
 
     def play(self, *acts: Act, streamed: bool = False) -> LlmClient:
         self.server.replies = [self._reply(act, streamed=streamed) for act in acts]
@@ -178,6 +179,17 @@ class TestAnthropic(ModelContract):
     @pytest.fixture
     async def stage(self, server: Server) -> AsyncIterator[AnthropicStage]:
         stage = AnthropicStage(server)
+        yield stage
+        await stage.client.close()
+
+
+class TestDeferred(ModelContract):
+    @pytest.fixture
+    async def stage(self, server: Server) -> AsyncIterator[AnthropicStage]:
+        stage, deferred = AnthropicStage(server), DeferredClients()
+        direct = stage.client
+        stage.client = deferred.defer("anthropic", "there", lambda: direct)
+        await deferred.warm_up()
         yield stage
         await stage.client.close()
 

@@ -1,22 +1,21 @@
 """Claude models through Anthropic's official SDK: one attempt per call, everything else is the broker's.
 
 The SDK's own retries and telemetry are off. Only the folder's provider table imports this module, and only when an agent
-uses the provider.
+uses the provider, once the host is ready or the first call comes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from typing import Any, Final, final
 
 import anthropic
 
-from rockbot.errors import ConfigError
 from rockbot.events import LlmRequest, LlmResponse, Message
 from rockbot.llm import LlmError, LlmUnknownOutcome, TextDelta
 from rockbot.settings import AnthropicSettings
+from rockbot_handlers.llm.anthropic_access import AnthropicAccess, anthropic_access
 from rockbot_handlers.llm.anthropic_errors import NO_MESSAGE, SDK_ERRORS, is_window_full, translate
 from rockbot_handlers.llm.anthropic_stream import Assembly
 from rockbot_handlers.llm.anthropic_wire import request_body, response_of
@@ -36,37 +35,22 @@ def open_anthropic(settings: AnthropicSettings) -> AnthropicClient:
     """The client for these settings; connects nowhere yet.
 
     Raises:
-        ConfigError: there is no key, or the address is none.
+        ConfigError: as `anthropic_access`.
     """
-    setting = settings.api_key.get_secret_value() if settings.api_key is not None else ""
-    key = setting.strip() or os.environ.get("ANTHROPIC_API_KEY", "").strip()
-    if not key:
-        raise ConfigError("provider 'anthropic' needs a key: set anthropic.api_key or ANTHROPIC_API_KEY")
-    base_url = settings.base_url or os.environ.get("ANTHROPIC_BASE_URL") or None
-    if base_url is not None and not base_url.startswith(("http://", "https://")):
-        raise ConfigError("anthropic.base_url (or ANTHROPIC_BASE_URL) must begin with http:// or https://")
-    return AnthropicClient(
-        key,
-        base_url=base_url,
-        timeout=settings.timeout_seconds,
-        native_output=settings.structured_output == "json_schema",
-    )
+    return AnthropicClient(anthropic_access(settings))
 
 
 @final
 class AnthropicClient:
-    """Implements `rockbot.llm.LlmClient`; `timeout` in seconds bounds one attempt.
+    """Implements `rockbot.llm.LlmClient`."""
 
-    `native_output` says whether the API is told the schema of a structured reply, or the model, in words.
-    """
-
-    def __init__(self, key: str, *, base_url: str | None, timeout: float, native_output: bool = True) -> None:
-        self._key = key
-        self._native_output = native_output
-        self._timeout = timeout
+    def __init__(self, access: AnthropicAccess) -> None:
+        self._key = access.key
+        self._native_output = access.native_output
+        self._timeout = timeout = access.timeout
         self._client = anthropic.AsyncAnthropic(
-            api_key=key,
-            base_url=base_url,
+            api_key=access.key,
+            base_url=access.base_url,
             timeout=anthropic.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS)),
             max_retries=0,
             open_telemetry=_NO_TELEMETRY,

@@ -1,7 +1,7 @@
 """Models behind chat completions, OpenAI's and those of compatible servers, through the official SDK.
 
 One attempt per call: the SDK's own retries are off, everything else is the broker's. Only the folder's provider table imports
-this module, and only when an agent uses such a provider.
+this module, and only when an agent uses such a provider, once the host is ready or the first call comes.
 """
 
 from __future__ import annotations

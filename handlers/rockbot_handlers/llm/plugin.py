@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 
 from rockbot import topics
 from rockbot.agents.roster import AgentSet
@@ -20,6 +21,7 @@ from rockbot.machines.transcript import Transcripts
 from rockbot.plugins import Contribution, Link, Services
 from rockbot.settings_delivery import SubscriptionSettings
 from rockbot_handlers.llm.admission import Backends
+from rockbot_handlers.llm.deferred import DeferredClients
 from rockbot_handlers.llm.handler import LlmHandler
 from rockbot_handlers.llm.measuring import MeasuredCalls
 from rockbot_handlers.llm.providers import open_clients
@@ -42,7 +44,9 @@ def plugin(services: Services) -> Contribution:
     Raises:
         ConfigError: an agent's model, or its provider's settings, are wrong.
     """
-    return contribution(services, open_clients(services.settings, services.agents.current.catalogue))
+    deferred = DeferredClients()
+    clients = open_clients(services.settings, services.agents.current.catalogue, deferred)
+    return replace(contribution(services, clients), warm_up=deferred.warm_up)
 
 
 def contribution(services: Services, clients: Mapping[str, LlmClient]) -> Contribution:

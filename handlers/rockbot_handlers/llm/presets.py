@@ -13,6 +13,7 @@ from typing import Final, Literal, final
 
 from rockbot.errors import ConfigError
 from rockbot.settings import OpenAiSettings
+from rockbot_handlers.llm.http_access import check_address, check_header
 
 __all__ = ["PRESETS", "Endpoint", "Preset", "endpoint_of"]
 
@@ -86,7 +87,7 @@ def endpoint_of(provider: str, settings: OpenAiSettings) -> Endpoint:
     """What the settings, the preset of that name and the environment make together, in this order.
 
     Raises:
-        ConfigError: the key or the address is missing, or the address is none; the text names the setting.
+        ConfigError: the key or the address is missing, or one of them or a header cannot be one; the text names the setting.
     """
     preset = PRESETS.get(provider)
     base_url, variable = settings.base_url or "", ""
@@ -98,21 +99,24 @@ def endpoint_of(provider: str, settings: OpenAiSettings) -> Endpoint:
             f"provider {provider!r} needs an address: set providers.{provider}.base_url "
             f"(providers with a preset: {', '.join(sorted(PRESETS))})"
         )
-    if not base_url.startswith(("http://", "https://")):
-        raise ConfigError(f"providers.{provider}.base_url must begin with http:// or https://")
+    check_address(f"providers.{provider}.base_url", base_url)
     setting = settings.api_key.get_secret_value() if settings.api_key is not None else ""
     key = setting.strip() or (os.environ.get(variable, "").strip() if variable else "")
     # Whoever names an address of one's own, or headers, may have a gateway there that needs no key of ours.
     needed = preset is not None and preset.key_needed and not settings.base_url and not settings.headers
     if needed and not key:
         raise ConfigError(f"provider {provider!r} needs a key: set providers.{provider}.api_key or {variable}")
+    check_header(f"providers.{provider}.api_key" + (f" (or {variable})" if variable else ""), key)
+    headers = {name: value.get_secret_value() for name, value in settings.headers.items()}
+    for name, value in headers.items():
+        check_header(f"providers.{provider}.headers.{name}", value)
     limit: OutputLimit = preset.output_limit if preset is not None else "max_tokens"
     structured: StructuredOutput = preset.structured_output if preset is not None else "json_schema"
     return Endpoint(
         provider=provider,
         base_url=base_url,
         key=key,
-        headers={name: value.get_secret_value() for name, value in settings.headers.items()},
+        headers=headers,
         timeout=settings.timeout_seconds,
         output_limit=settings.output_limit or limit,
         images=settings.images,

@@ -1,36 +1,45 @@
 """Which providers there are, and the clients for those that the configured agents use.
 
-A provider's package is imported only when an agent names it. Everything that can be wrong about a model's name or a
-provider's settings is wrong here, at start, with the agent's name in the text.
+A provider's package must be there when an agent names it, and is imported after the start (see `deferred`). Everything that can
+be wrong about a model's name or a provider's settings is wrong here, at start, with the agent's name in the text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 from typing import Final
 
 from rockbot.catalogue.catalogue import Catalogue
 from rockbot.errors import ConfigError, MissingExtra
 from rockbot.llm import LlmClient
 from rockbot.settings import OpenAiSettings, Settings
-from rockbot_handlers.llm.presets import PRESETS
+from rockbot_handlers.llm.anthropic_access import anthropic_access
+from rockbot_handlers.llm.deferred import DeferredClients
+from rockbot_handlers.llm.http_access import check_environment
+from rockbot_handlers.llm.presets import PRESETS, endpoint_of
 from rockbot_handlers.llm.stand_ins import stood_in
 
 __all__ = ["PROVIDERS", "open_clients"]
 
-#: From settings, and the models in use with the agents that use them, to a client.
-Opener = Callable[[Settings, Mapping[str, Sequence[str]]], LlmClient]
+#: From settings, the models in use with the agents that use them, and where clients are deferred, to a client.
+Opener = Callable[[Settings, Mapping[str, Sequence[str]], DeferredClients], LlmClient]
 
 
-def open_clients(settings: Settings, catalogue: Catalogue | None = None) -> dict[str, LlmClient]:
+def open_clients(
+    settings: Settings, catalogue: Catalogue | None = None, deferred: DeferredClients | None = None
+) -> dict[str, LlmClient]:
     """One client per provider that calls of agents may go to; `catalogue` None is that of the settings.
+
+    Those that import an SDK are `deferred`; without it their first calls open them.
 
     Raises:
         ConfigError: a model names no known provider or script, or a provider's settings are wrong.
         MissingExtra: a provider's package is not installed.
     """
     known = _known(settings)
+    deferred = deferred or DeferredClients()
     models: dict[str, dict[str, list[str]]] = {}
     for name, agents in (catalogue or Catalogue(settings)).used.items():
         provider, _, model = name.partition("/")
@@ -44,7 +53,7 @@ def open_clients(settings: Settings, catalogue: Catalogue | None = None) -> dict
         if name not in known:
             raise ConfigError(f"setting 'backends.{name}': there is no provider {name!r} (known: {_listed(known)})")
     return {
-        provider: stood_in(settings, provider, partial(known[provider], settings, used))
+        provider: stood_in(settings, provider, partial(known[provider], settings, used, deferred))
         for provider, used in models.items()
     }
 
@@ -77,7 +86,7 @@ def _listed(known: Mapping[str, Opener]) -> str:
     return ", ".join(sorted(known))
 
 
-def _scripted(settings: Settings, models: Mapping[str, Sequence[str]]) -> LlmClient:
+def _scripted(settings: Settings, models: Mapping[str, Sequence[str]], _: DeferredClients) -> LlmClient:
     from rockbot_handlers.llm.scripted import open_scripted
 
     client = open_scripted(settings)
@@ -89,24 +98,35 @@ def _scripted(settings: Settings, models: Mapping[str, Sequence[str]]) -> LlmCli
     return client
 
 
-def _anthropic(settings: Settings, models: Mapping[str, Sequence[str]]) -> LlmClient:
-    try:
-        from rockbot_handlers.llm.anthropic import open_anthropic
-    except ModuleNotFoundError as exc:
-        if (exc.name or "").partition(".")[0] not in ("anthropic", "httpx2"):
-            raise
-        raise MissingExtra(f"the model of {_agents(_all(models))}", "anthropic") from None
-    return open_anthropic(settings.anthropic)
+def _anthropic(settings: Settings, models: Mapping[str, Sequence[str]], deferred: DeferredClients) -> LlmClient:
+    _check_installed("anthropic", models)
+    check_environment()
+    access = anthropic_access(settings.anthropic)
+
+    def open_client() -> LlmClient:
+        from rockbot_handlers.llm.anthropic import AnthropicClient
+
+        return AnthropicClient(access)
+
+    return deferred.defer("anthropic", access, open_client)
 
 
-def _openai(name: str, settings: Settings, models: Mapping[str, Sequence[str]]) -> LlmClient:
-    try:
-        from rockbot_handlers.llm.openai import open_openai
-    except ModuleNotFoundError as exc:
-        if (exc.name or "").partition(".")[0] not in ("openai", "httpx2"):
-            raise
-        raise MissingExtra(f"the model of {_agents(_all(models))}", "openai") from None
-    return open_openai(name, settings.providers.get(name, OpenAiSettings()))
+def _openai(name: str, settings: Settings, models: Mapping[str, Sequence[str]], deferred: DeferredClients) -> LlmClient:
+    _check_installed("openai", models)
+    check_environment()
+    endpoint = endpoint_of(name, settings.providers.get(name, OpenAiSettings()))
+
+    def open_client() -> LlmClient:
+        from rockbot_handlers.llm.openai import OpenAiClient
+
+        return OpenAiClient(endpoint)
+
+    return deferred.defer(name, endpoint, open_client)
+
+
+def _check_installed(sdk: str, models: Mapping[str, Sequence[str]]) -> None:
+    if any(find_spec(module) is None for module in (sdk, "httpx2")):
+        raise MissingExtra(f"the model of {_agents(_all(models))}", sdk)
 
 
 #: Provider name to the function that opens its client, given the models in use.
