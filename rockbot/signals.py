@@ -47,8 +47,11 @@ def reload_on_hangup(roster: Roster) -> Iterator[None]:
     if sys.stdin is not None and sys.stdin.isatty():
         yield
         return
+    usual = signal.getsignal(signal.SIGHUP)
     loop.add_signal_handler(signal.SIGHUP, arrived)
     try:
         yield
     finally:
         loop.remove_signal_handler(signal.SIGHUP)
+        if usual is not None:  # nohup, for one, has it ignored
+            signal.signal(signal.SIGHUP, usual)

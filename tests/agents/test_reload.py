@@ -360,18 +360,22 @@ async def test_a_memory_of_the_state_store_ends_the_prompt_of_the_tasks_after_it
     assert (await office.answer("t2")).output == "one\n\n# Memory\n\nWhat you noted earlier:\n\nlikes tea"
 
 
+@pytest.mark.parametrize("usual", [signal.SIG_DFL, signal.SIG_IGN], ids=["default", "under nohup"])
 async def test_a_hangup_reloads_and_afterwards_has_its_usual_effect(
-    office: Office, monkeypatch: pytest.MonkeyPatch
+    office: Office, monkeypatch: pytest.MonkeyPatch, usual: signal.Handlers
 ) -> None:
     roster = Roster(load(), office.clock)
-    usual = signal.getsignal(signal.SIGHUP)
     monkeypatch.setattr(sys, "stdin", io.StringIO())
-    with reload_on_hangup(roster):
-        write("agents/second.toml", "")
-        os.kill(os.getpid(), signal.SIGHUP)
-        await until(lambda: roster.status.generation == 2)
+    before = signal.signal(signal.SIGHUP, usual)
+    try:
+        with reload_on_hangup(roster):
+            write("agents/second.toml", "")
+            os.kill(os.getpid(), signal.SIGHUP)
+            await until(lambda: roster.status.generation == 2)
+        assert signal.getsignal(signal.SIGHUP) == usual
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert "second" in roster.current.agents
-    assert signal.getsignal(signal.SIGHUP) == usual
 
 
 async def test_a_process_without_files_says_that_it_cannot_reload() -> None:
