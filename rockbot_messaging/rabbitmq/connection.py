@@ -197,8 +197,12 @@ class Link:
             # StopAsyncIteration or as an error of its parser, and none of them may end the attempts to come back.
             transport.abort()
             stream = getattr(transport, "stream", None)
-            # Waiting cures neither wrong credentials (403) nor a missing virtual host (530).
-            for_good = isinstance(exc, AuthenticationError) or (stream is not None and stream.close_code in (403, 530))
+            # Waiting cures neither wrong credentials (403), nor a missing virtual host (530), nor a false certificate.
+            for_good = (
+                isinstance(exc, AuthenticationError)
+                or isinstance(exc.__cause__ or exc, ssl.SSLCertVerificationError)
+                or (stream is not None and stream.close_code in (403, 530))
+            )
             reason = (stream.close_reason if stream is not None else "") or _reason(exc)
             raise _Refusal(reason, for_good=for_good) from None
 
