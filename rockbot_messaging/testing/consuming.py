@@ -54,7 +54,7 @@ class ConsumingCases:
         await bus.declare([work])
 
         async def says(ready: int, consumers: int) -> None:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while True:
                     (queue,) = [each for each in await bus.queues() if each.subscription == "counted"]
                     if (queue.ready, queue.consumers) == (ready, consumers):
@@ -159,7 +159,7 @@ class ConsumingCases:
 
         await bus.subscriber.subscribe(WorkSubscription(name="work", patterns=("job",), prefetch=10), handle)
         await bus.publisher.publish_many([message("job") for _ in range(3)])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await together.wait()
         assert [count for again, count in beside if again] == [1] * 4
         assert max(count for again, count in beside if not again) == 3
@@ -193,7 +193,7 @@ class ConsumingCases:
         for at in range(1, len(sent), 1000):
             await bus.publisher.publish_many(sent[at : at + 1000], door=Door.PUBLIC)
         watcher.release()
-        await watcher.wait_for(WATCH_LIMIT + 1, timeout=30)
+        await watcher.wait_for(WATCH_LIMIT + 1)
         assert watcher.ids == [one.message_id for one in (sent[0], *sent[-WATCH_LIMIT:])]
 
     async def test_stopping_waits_for_what_is_in_hand(self, harness: Harness) -> None:

@@ -175,7 +175,7 @@ class LetterKeepingCases:
         assert letter.envelope.user_id is None
         await bus.dead_letters.replay("work", letter.id)
         await worker.wait_for(2)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while worker.finished < 3:
                 await harness.advance(0.5)
         await harness.publish_foreign("late.one", b"{}", message_id="from-outside-too")

@@ -180,7 +180,7 @@ class LetterWalkCases:
             await go_on.wait()
             return [Erase() if letter.id == sent[2] else Keep() for letter in letters]
 
-        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             walk = group.create_task(bus.dead_letters.walk("work", decide, batch=2))
             await shown.wait()
             looks = [
@@ -211,7 +211,7 @@ class LetterWalkCases:
                 return [Keep() for _ in letters]
 
             walk = asyncio.create_task(dying.dead_letters.walk("work", decide, batch=10))
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 await shown.wait()
                 await harness.kill(dying)
                 never.set()
@@ -234,7 +234,7 @@ class LetterWalkCases:
                 return [_on(letter) for letter in letters]
 
             walk = asyncio.create_task(dying.dead_letters.walk("work", decide, batch=8))
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 await shown.wait()
                 for _ in range(pause):
                     await asyncio.sleep(0)
@@ -244,7 +244,7 @@ class LetterWalkCases:
         await bus.subscriber.subscribe(_WORK, worker)
         await bus.dead_letters.walk("work", _Visitor(_on))
         assert await depth(bus, "work") == 0
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while set(worker.ids) != set(sent):
                 await worker.wait_for(len(worker.seen) + 1)
         assert all(envelope.attempt == 1 for envelope in worker.envelopes)

@@ -89,7 +89,7 @@ class Recorder:
         """Message ids of what came, in the order it came."""
         return [seen.envelope.message_id for seen in self.seen]
 
-    async def wait_for(self, count: int, *, timeout: float = 10) -> list[MessageEnvelope]:
+    async def wait_for(self, count: int, *, timeout: float = 60) -> list[MessageEnvelope]:
         """Return all that came once there are `count` of them.
 
         Raises:
@@ -98,7 +98,7 @@ class Recorder:
         await self._wait(lambda: len(self.seen) >= count, timeout, lambda: f"{len(self.seen)} of {count} came")
         return self.envelopes
 
-    async def wait_finished(self, count: int, *, timeout: float = 10) -> None:
+    async def wait_finished(self, count: int, *, timeout: float = 60) -> None:
         """Return once `count` handlers have run to their end.
 
         Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from functools import partial
 
 import pytest
 
@@ -127,13 +128,16 @@ class SettlingCases:
         policy = RetryPolicy(max_attempts=50, backoff=Fixed(1), max_age=1.5)
         await bus.subscriber.subscribe(WorkSubscription(name="work", patterns=("job",), retry=policy), taker)
         await bus.publisher.publish(message("job"))
-        await pass_time_until(harness, lambda: taker.seen[-1:] != [] and taker.seen[-1].envelope.attempt > 1)
-        await pass_time_until(
-            harness, lambda: taker.seen[-1].at_ms - (taker.seen[1].envelope.first_failed_ms or 0) >= 1500
-        )
-        (letter,) = await buried(bus, "work", 1)
+        async with asyncio.timeout(60):
+            while not await depth(bus, "work"):
+                await harness.advance(0.25)
+        (letter,) = await bus.dead_letters.letters("work")
         assert len(taker.seen) == letter.failure.attempt
         assert letter.failure.attempt in (2, 3)
+        first_failed_ms = taker.seen[1].envelope.first_failed_ms
+        assert first_failed_ms is not None and letter.failure.at_ms - first_failed_ms >= 1500
+        if letter.failure.attempt == 3:
+            assert taker.seen[1].at_ms - first_failed_ms < 1500
         assert "after the first failure" in letter.failure.reason
 
     async def test_a_hand_back_is_never_a_hot_loop_and_ends(self, harness: Harness) -> None:
@@ -197,15 +201,20 @@ class SettlingCases:
         bus = await harness.connect()
         taker = Recorder(clock=harness.clock)
         await bus.subscriber.subscribe(WorkSubscription(name="work", patterns=("job",)), taker)
-        due_ms = harness.clock.now_ms() + 1400
-        delayed, immediate = message("job", due_ms=due_ms), message("job")
-        await bus.publisher.publish(delayed)
-        await bus.publisher.publish(immediate)
-        await pass_time_until(harness, lambda: taker.finished >= 2)
-        assert taker.ids == [immediate.message_id, delayed.message_id]
-        assert taker.seen[1].at_ms >= due_ms
-        assert taker.envelopes[1].attempt == 1
-        assert taker.envelopes[1].handbacks == 0
+        for tries in range(1, 100):
+            due_ms = harness.clock.now_ms() + 1400
+            delayed, immediate = message("job", due_ms=due_ms), message("job")
+            await bus.publisher.publish(delayed)
+            await bus.publisher.publish(immediate)
+            in_time = harness.clock.now_ms() < due_ms
+            await pass_time_until(harness, partial(_finished, taker, 2 * tries))
+            (late,) = [seen for seen in taker.seen if seen.envelope.message_id == delayed.message_id]
+            assert late.at_ms >= due_ms
+            assert (late.envelope.attempt, late.envelope.handbacks) == (1, 0)
+            if in_time:
+                assert taker.ids[-2:] == [immediate.message_id, delayed.message_id]
+                return
+        raise AssertionError("this machine always stands still between two messages")
 
     async def test_a_dead_letter_says_why_where_and_when(self, harness: Harness) -> None:
         bus = await harness.connect()
@@ -288,3 +297,7 @@ class SettlingCases:
         assert await depth(bus, "works") == 0
         assert await depth(bus, "unrelated") == 0
         assert len(works.seen) == count
+
+
+def _finished(taker: Recorder, count: int) -> bool:
+    return taker.finished >= count

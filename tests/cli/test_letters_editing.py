@@ -66,7 +66,7 @@ def editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Editor:
 
 async def arrived(host: FakeHost) -> MessageEnvelope:
     """What the agent got."""
-    await asyncio.wait_for(host.agent.asked.wait(), 10)
+    await asyncio.wait_for(host.agent.asked.wait(), 60)
     return host.agent.seen[-1]
 
 

@@ -80,7 +80,7 @@ async def test_five_hundred_letters_are_sent_on(remote: Remote, bus: RabbitBus) 
     assert (ran.code, ran.lines[-1]["worked"], ran.lines[-1]["refusals"]) == (0, 500, 0)
     agent = FakeAgent(bus)
     await bus.subscriber.subscribe(AGENT, agent)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while len(agent.seen) < 500:
             await asyncio.sleep(0.01)
     assert len({seen.message_id for seen in agent.seen}) == 500
@@ -93,7 +93,7 @@ async def test_a_letter_is_mended_and_its_original_kept(remote: Remote, bus: Rab
     assert (ran.code, ran.out) == (0, "sent on letter-1 to agent.task.assistant\n"), ran.err
     agent = FakeAgent(bus)
     await bus.subscriber.subscribe(AGENT, agent)
-    await asyncio.wait_for(agent.asked.wait(), 20)
+    await asyncio.wait_for(agent.asked.wait(), 60)
     assert (agent.seen[0].body, agent.seen[0].headers["k"]) == (GOOD, "w")
     assert "not json" in (await remote("dlq", "show", "discarded", "letter-1")).out
 

@@ -25,6 +25,7 @@ async def test_without_a_terminal_there_is_a_line_now_and_then(
     cli: Cli, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await many(host, 600)
+    monkeypatch.setattr("rockbot.cli.letters_progress._LINE_EVERY", 3600.0)
     quick = await cli("dlq", "discard", QUEUE, "--all", "--reason", "x", "--yes", "--dry-run")
     assert quick.err == ""
     monkeypatch.setattr("rockbot.cli.letters_progress._LINE_EVERY", 0.0)
@@ -57,13 +58,13 @@ class Session:
 
     async def until(self, text: str) -> None:
         """Wait until the terminal has shown a text."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while text.encode() not in self.screen:
                 self.screen += await asyncio.to_thread(os.read, self._master, 4096)
 
     async def end(self) -> tuple[int, str]:
         """Exit code and standard output."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             out, _ = await self.process.communicate()
         assert self.process.returncode is not None
         os.set_blocking(self._master, False)
@@ -106,7 +107,7 @@ async def test_a_terminal_shows_a_bar(host: FakeHost) -> None:
 
 async def test_an_interrupted_action_finishes_its_batch_and_goes_on_the_next_time(host: FakeHost) -> None:
     await many(host, 200)
-    session = await at_a_terminal(host, "dlq", "replay", QUEUE, "--all", "--yes", "--rate", "20")
+    session = await at_a_terminal(host, "dlq", "replay", QUEUE, "--all", "--yes", "--rate", "5")
     await session.until("/200")
     session.process.send_signal(signal.SIGINT)
     await session.until("finishing the batch in hand")

@@ -34,7 +34,7 @@ class Stream:
 async def test_results_come_in_order_and_the_stream_is_closed() -> None:
     actions, stream = Actions(), Stream()
     assert [item async for item in actions.follow(stream(3), pulse=60)] == [0, 1, 2]
-    await asyncio.wait_for(stream.closed.wait(), 5)
+    await asyncio.wait_for(stream.closed.wait(), 60)
     assert actions.running == 0
 
 
@@ -46,7 +46,7 @@ async def test_nothing_is_done_before_it_is_asked_for() -> None:
         for _ in range(20):
             await asyncio.sleep(0)
         assert stream.at == 1
-    await asyncio.wait_for(stream.closed.wait(), 5)
+    await asyncio.wait_for(stream.closed.wait(), 60)
     assert stream.at == 1
 
 

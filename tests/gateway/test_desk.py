@@ -25,7 +25,7 @@ GOOD = b'{"input": "mended"}'
 
 async def last(steps: AsyncIterator[Progress]) -> Progress:
     """The end of a long action."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         found = [step async for step in steps]
     assert found[-1].done
     return found[-1]
@@ -258,7 +258,7 @@ async def test_a_host_that_goes_away_in_the_middle_is_told_and_nothing_is_lost()
             await bury(host.bus, f"letter-{number}", body=GOOD)
         operator = SocketOperator(host.socket)
         steps: Any = operator.dead_letters.replay(LetterFilter(), ReplayOptions(rate=5), actor="me")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             async with serve(create_app(host.operator, actions=host.actions), host.socket):
                 await anext(steps)
             with pytest.raises(HostUnreachable, match="went away before it answered"):

@@ -57,7 +57,7 @@ async def fleet(amqp_url: str) -> AsyncIterator[Fleet]:
 
 async def test_a_question_is_followed_to_its_answer(fleet: Fleet) -> None:
     async with asyncio.timeout(60):
-        events = [event async for event in fleet.operator.ask("assistant", "hello", timeout=10)]
+        events = [event async for event in fleet.operator.ask("assistant", "hello", timeout=60)]
     assert isinstance(events[-1], AgentResponse)
     assert (events[-1].output, [event.kind for event in events[:-1]]) == ("HELLO", ["accepted", "tool_call"])  # type: ignore[union-attr]
     with pytest.raises(TimedOut):
@@ -67,7 +67,7 @@ async def test_a_question_is_followed_to_its_answer(fleet: Fleet) -> None:
 
 async def test_a_question_to_nobody_is_kept_and_says_where(fleet: Fleet) -> None:
     with pytest.raises(Unroutable, match="no running host has an agent 'nobody'") as caught:
-        async for _ in fleet.operator.ask("nobody", "hello", timeout=10):
+        async for _ in fleet.operator.ask("nobody", "hello", timeout=60):
             pass
     letter_id = str(caught.value).rpartition(" ")[2]
     letter = await fleet.operator.dead_letters.letter("unrouted", letter_id)

@@ -468,7 +468,8 @@ async def test_the_order_of_a_subscription_says_how_many_wait_and_how_long_a_lea
     assert [type(one) for one in verdicts] == [Ack, Ack, Retry]
     await until(lambda: story.begun["a"] == ["a1"] and not office.inboxes._inboxes["orders"]._tasks)
     assert await BlockedKeys(store).release("orders", "a")
-    await until(lambda: story.done == ["a2"], 5)  # without a word to this process: by its scan
+    assert office.inboxes._inboxes["orders"].scan_every == 0.01
+    await until(lambda: story.done == ["a2"])  # without a word to this process: by its scan
 
 
 async def test_long_scans_take_no_more_than_a_share_of_the_time(

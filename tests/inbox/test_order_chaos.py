@@ -72,7 +72,7 @@ class Storm:
                 os.kill(host.pid, signal.SIGTERM)
         for host in self._hosts:
             try:
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     await host.wait()
             except TimeoutError:
                 host.kill()
@@ -118,7 +118,7 @@ class Storm:
                 continue
             self._hosts.remove(host)
             os.kill(host.pid, signal.SIGKILL if what == "killed" else signal.SIGTERM)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await host.wait()
             await self.start_host()
 

@@ -209,7 +209,7 @@ async def test_what_is_published_in_order_is_handled_in_order_while_processes_di
             for office, reader in living:
                 await reader.look()
                 await office.inboxes.scan()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while len(set(story.done)) < 400:
             await until(lambda: not any(office.inboxes._inboxes["orders"]._tasks for office, _ in living))
             clock.advance(16)

@@ -44,7 +44,7 @@ class Shop:
         return Ack()
 
     async def until(self, count: int) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while len(self.sold) + self.refused < count:
                 await asyncio.sleep(0.01)
 
@@ -101,7 +101,7 @@ async def test_exported_letters_outlive_their_artifacts_and_keep_valid_signature
 ) -> None:
     shop = Shop()
     await _die(bus, shop, {"large": LARGE, "small": b"{}", "binary": b"\xff\x00\xfe"})
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while (await desk.find(LetterFilter(queue="orders"))).total < 3:
             await asyncio.sleep(0.01)
     lines = [line.model_dump_json() async for line in desk.export(LetterFilter(queue="orders"))]
@@ -126,7 +126,7 @@ async def test_a_mended_letter_is_signed_anew_and_taken_where_signatures_are_req
 ) -> None:
     shop = Shop()
     await _die(bus, shop, {"large": LARGE})
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while (await desk.find(LetterFilter(queue="orders"))).total < 1:
             await asyncio.sleep(0.01)
     mended = LARGE.decode().replace("x", "y")

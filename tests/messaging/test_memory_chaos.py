@@ -94,7 +94,7 @@ async def test_two_thousand_messages_survive_kills_failures_and_cancellations(tm
             await bus.publisher.publish_many(mine[at : at + 20])
 
     dead: Counter[str] = Counter()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await asyncio.gather(publish(publishers[0], sent[::2]), publish(publishers[1], sent[1::2]))
         while set(chaos.handled) < sound or dead.total() < dying.total():
             clock.advance(1)

@@ -146,7 +146,7 @@ async def test_two_thousand_messages_survive_cuts_kills_stops_failures_and_cance
         await asyncio.gather(*chaos.repairs)
     reader = chaos.publishers[0]
     await buried(reader, "work", len(dying))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         dead: Counter[str] = Counter()
         while not set(dead) >= dying:
             dead = Counter(one.id for one in await reader.dead_letters.letters("work", limit=10 * _MESSAGES))

@@ -132,7 +132,7 @@ async def test_a_member_whose_name_is_not_known_or_that_is_silent_is_passed_over
     silent = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
     for first in ("no-such-member.invalid", f"127.0.0.1:{port}", f"127.0.0.1:{_free_port()}"):
-        bus = _bus(f"amqp://guest:guest@{first},127.0.0.1:{rabbit_node.port}/", connect_timeout=20)
+        bus = _bus(f"amqp://guest:guest@{first},127.0.0.1:{rabbit_node.port}/", connect_timeout=60)
         await bus.open()
         health = bus.health()
         assert health.connected
@@ -143,7 +143,7 @@ async def test_a_member_whose_name_is_not_known_or_that_is_silent_is_passed_over
 
 @pytest.mark.rabbitmq
 async def test_a_wrong_password_is_told_at_once_and_not_shown(rabbit_node: RabbitNode) -> None:
-    bus = _bus(f"amqp://guest:wr0ng-s3cret@127.0.0.1:{rabbit_node.port}/")
+    bus = _bus(f"amqp://guest:wr0ng-s3cret@127.0.0.1:{rabbit_node.port}/", connect_timeout=60)
     with pytest.raises(BrokerUnreachable, match=rf"127\.0\.0\.1:{rabbit_node.port}.*ACCESS_REFUSED") as caught:
         await bus.open()
     assert "wr0ng" not in f"{caught.value!r} {bus.health()} {caught.value.__cause__}"
@@ -152,7 +152,7 @@ async def test_a_wrong_password_is_told_at_once_and_not_shown(rabbit_node: Rabbi
 
 @pytest.mark.rabbitmq
 async def test_an_unknown_virtual_host_is_named(rabbit_node: RabbitNode) -> None:
-    bus = _bus(f"{rabbit_node.url}nowhere")
+    bus = _bus(f"{rabbit_node.url}nowhere", connect_timeout=60)
     with pytest.raises(BrokerUnreachable, match=r"virtual host 'nowhere'.*NOT_ALLOWED"):
         await bus.open()
     await bus.close()
@@ -177,7 +177,7 @@ async def test_publishing_without_a_broker_fails_within_the_limit() -> None:
     node = RabbitNode()
     await asyncio.to_thread(node.start)
     try:
-        bus = _bus(node.url, confirm_timeout=1)
+        bus = _bus(node.url, connect_timeout=60, confirm_timeout=1)
         await bus.open()
         await asyncio.to_thread(node.kill)
         # The first one may have been written before the end was noticed.

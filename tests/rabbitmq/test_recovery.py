@@ -28,7 +28,7 @@ _ONCE = RetryPolicy(max_attempts=1)
 _WORK = WorkSubscription(name="work", patterns=("job.#",))
 
 
-async def _until(condition: Callable[[], bool], seconds: float = 30) -> None:
+async def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0)

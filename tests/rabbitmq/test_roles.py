@@ -74,9 +74,7 @@ class _Broker:
         return self.node.url_of(f"{self.namespace}-{role}", f"{role}-pw")
 
     async def bus(self, role: str, **options: object) -> RabbitBus:
-        settings = RabbitSettings(
-            url=self.url(role), namespace=self.namespace, connect_timeout=5, confirm_timeout=5, **options
-        )  # type: ignore[arg-type]
+        settings = RabbitSettings(url=self.url(role), namespace=self.namespace, **options)  # type: ignore[arg-type]
         bus = RabbitBus(settings, SystemClock(), RandomIds())
         self.buses.append(bus)
         await bus.open()

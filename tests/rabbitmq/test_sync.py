@@ -106,7 +106,7 @@ async def test_connecting_by_address_publishes_to_the_namespace(harness: RabbitH
 async def _until_consuming_again(bus: RabbitBus) -> None:
     """Wait until the loss of the connection was noticed, and then until it is healed."""
     for wanted in (False, True):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while (bus.health().connected and not bus.health().idle_seconds) is not wanted:
                 await asyncio.sleep(0.01)
 

@@ -93,10 +93,10 @@ async def killed_while_writing(store, node, *, rounds=3):
     for _ in range(rounds):
         before = sum(acknowledged.values())
         writers = [asyncio.ensure_future(work) for work in (*map(grow, STREAMS), count())]
-        async with asyncio.timeout(30), appended:
+        async with asyncio.timeout(60), appended:
             await appended.wait_for(lambda before=before: sum(acknowledged.values()) >= before + 60)
         node.kill()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await asyncio.gather(*writers)
         node.start()
         for stream, told in acknowledged.items():
@@ -137,7 +137,7 @@ async def steps_that_meet(first, second):
 async def unavailable(work):
     """What the store says when its server is gone."""
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await work
     except StateUnavailable as exc:
         return str(exc)

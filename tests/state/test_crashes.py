@@ -71,7 +71,7 @@ async def test_what_was_acknowledged_is_there_after_kill_9_and_nothing_is_there_
     for lines in (1, 30, 111, 400):
         process = await _start(str(path), "forever")
         told = dict.fromkeys("abcd", 0)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             for _ in range(lines):
                 stream, version = (await process.stdout.readline()).split()
                 told[stream.decode()] = int(version)

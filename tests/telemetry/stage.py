@@ -164,7 +164,7 @@ class Stage:
     async def ask(self, text: str, *, traceparent: str | None = STRANGER) -> tuple[MessageEnvelope, AgentResponse]:
         """What the default agent answers."""
         await self.tell(self.task(text, traceparent=traceparent))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await self.answers.get()
 
     def spans(self) -> list[ReadableSpan]:

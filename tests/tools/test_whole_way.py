@@ -80,7 +80,7 @@ async def test_tools_of_a_file_are_called_by_an_agent_bounded_and_judged(tmp_pat
         operator = embedded_operator(embedded)
 
         async def ask(text: str) -> str:
-            async with asyncio.timeout(30), aclosing(operator.ask("assistant", text, conversation_id="one")) as events:
+            async with asyncio.timeout(60), aclosing(operator.ask("assistant", text, conversation_id="one")) as events:
                 async for event in events:
                     if isinstance(event, AgentStatus) and event.kind == "tool_progress":
                         progress.append(event)
