@@ -18,13 +18,13 @@ from rockbot_scripts.wasm.pool import WasmPool
 
 pytestmark = pytest.mark.sandbox
 
-LOOP = ScriptInvoke(language="python", code="while True: pass", limits=ScriptLimits(wall_seconds=20))
+LOOP = ScriptInvoke(language="python", code="while True: pass", limits=ScriptLimits(wall_seconds=3600))
 ANSWER = ScriptInvoke(language="python", code="6 * 7")
 
 
 @pytest.fixture
 async def pool() -> AsyncIterator[WasmPool]:
-    pool = WasmPool(ScriptSettings(workers=1, recycle_after=3))
+    pool = WasmPool(ScriptSettings(workers=1, recycle_after=3, max_wall_seconds=3600))
     await pool.start()
     yield pool
     await pool.close()
@@ -55,7 +55,7 @@ async def test_a_cancelled_run_is_stopped_at_once_and_the_place_is_filled_again(
     run = asyncio.create_task(pool.run(LOOP, cancel=cancel))
     await _busy(pid)
     cancel.set()
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(60):
         result = await run
     assert (result.status, result.message) == ("cancelled", "The script was stopped because its run was cancelled.")
     assert (await pool.run(ANSWER)).value == "42"
@@ -125,7 +125,7 @@ async def test_waiting_for_a_worker_is_bounded_by_the_time_left_and_by_cancellin
 
 
 async def test_the_time_left_bounds_the_run_itself(pool: WasmPool) -> None:
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(60):
         result = await pool.run(LOOP, time_left=0.3)
     assert result.status == "timeout"
 
@@ -162,7 +162,7 @@ async def test_the_workers_of_a_killed_supervisor_end_with_it() -> None:
         "from rockbot_scripts.settings import ScriptSettings\n"
         "from rockbot_scripts.wasm.pool import WasmPool\n"
         "async def main():\n"
-        "    pool = WasmPool(ScriptSettings(workers=1))\n"
+        "    pool = WasmPool(ScriptSettings(workers=1, default_wall_seconds=3600, max_wall_seconds=3600))\n"
         "    await pool.start()\n"
         "    print(pool.describe()['pids'][0], flush=True)\n"
         "    await pool.run(ScriptInvoke(language='python', code='while True: pass'))\n"
@@ -177,7 +177,7 @@ async def test_the_workers_of_a_killed_supervisor_end_with_it() -> None:
         await _busy(worker)
         supervisor.kill()
         await supervisor.wait()
-        ended, _, _ = await asyncio.to_thread(select.select, [handle], [], [], 3)
+        ended, _, _ = await asyncio.to_thread(select.select, [handle], [], [], 60)
         assert ended, "the worker still runs"
     finally:
         os.close(handle)
