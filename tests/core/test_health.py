@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from typing import Any
 
 import pytest
+from nodes.launching import free_port
 
 from rockbot.health import Health, HealthServer
 from rockbot_messaging.memory import MemoryBus
@@ -88,9 +88,7 @@ async def test_a_real_bus_is_ready_once_open() -> None:
 
 
 async def serve(made: Health) -> tuple[HealthServer, int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = free_port()
     server = HealthServer(made, host="127.0.0.1", port=port)
     await server.start()
     return server, port

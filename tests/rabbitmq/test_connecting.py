@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import socket
 from typing import Any
 
 import pytest
-from nodes.rabbitmq import RabbitNode
+from nodes.rabbitmq import RabbitNode, free_port
 from rabbitmq.harness import RabbitHarness
 
 from rockbot_messaging import Door
@@ -26,14 +25,8 @@ def _bus(url: str, **changes: Any) -> RabbitBus:
     return RabbitBus(settings, SystemClock(), RandomIds(), chance=lambda: 0.0)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 async def test_a_refused_port_is_named_and_the_secret_is_not() -> None:
-    port = _free_port()
+    port = free_port()
     bus = _bus(f"amqp://someone:s3cret@127.0.0.1:{port}/")
     with pytest.raises(BrokerUnreachable, match=rf"127\.0\.0\.1:{port}.*Connect call failed") as caught:
         await bus.open()
@@ -110,7 +103,7 @@ async def test_what_was_half_opened_is_not_left_to_the_garbage_collector() -> No
 
 
 async def test_when_no_member_can_be_reached_each_is_told_with_its_reason() -> None:
-    ports = _free_port(), _free_port()
+    ports = free_port(), free_port()
     bus = _bus(f"amqp://someone:s3cret@127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}/")
     with pytest.raises(BrokerUnreachable) as caught:
         await bus.open()
@@ -131,7 +124,7 @@ async def test_a_member_whose_name_is_not_known_or_that_is_silent_is_passed_over
 
     silent = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
-    for first in ("no-such-member.invalid", f"127.0.0.1:{port}", f"127.0.0.1:{_free_port()}"):
+    for first in ("no-such-member.invalid", f"127.0.0.1:{port}", f"127.0.0.1:{free_port()}"):
         bus = _bus(f"amqp://guest:guest@{first},127.0.0.1:{rabbit_node.port}/", connect_timeout=60)
         await bus.open()
         health = bus.health()
