@@ -38,7 +38,8 @@ def reply(*parts: str) -> LlmResponse:
 class Dictated:
     """A model that says these pieces, one at a time, each attempt its own, and fails where it is told to.
 
-    With `allowed` it says no more pieces than that, until somebody allows it more.
+    With `allowed` it says no more pieces than that, until somebody allows it more. With `heard`, which is what was told of
+    the attempt, it goes on after each piece when that was told.
     """
 
     def __init__(
@@ -47,11 +48,13 @@ class Dictated:
         pace: float = 0.0,
         whole: LlmResponse | None = None,
         allowed: int | None = None,
+        heard: Callable[[], str] | None = None,
     ) -> None:
         self.attempts = list(attempts)
         self.pace = pace
         self.whole = whole
         self.allowed = allowed
+        self.heard = heard
         self.said = 0
         self.completed = 0
 
@@ -62,7 +65,7 @@ class Dictated:
     async def stream(
         self, request: LlmRequest, *, call_id: str, deadline: float | None
     ) -> AsyncIterator[TextDelta | LlmResponse]:
-        pieces = self.attempts.pop(0)
+        pieces, text = self.attempts.pop(0), ""
         for piece in pieces:
             await asyncio.sleep(self.pace)
             if isinstance(piece, LlmError):
@@ -70,7 +73,10 @@ class Dictated:
             while self.allowed is not None and self.said >= self.allowed:
                 await asyncio.sleep(0.001)
             self.said += 1
+            text += piece
             yield TextDelta(piece)
+            while self.heard is not None and self.heard() != text:
+                await asyncio.sleep(0)
         yield self.whole or reply("".join(piece for piece in pieces if isinstance(piece, str)))
 
     async def count_tokens(self, request: LlmRequest) -> int:
@@ -91,6 +97,10 @@ class Ear:
     @property
     def deltas(self) -> list[LlmDelta]:
         return [LlmDelta.model_validate_json(envelope.body) for envelope in self.heard]
+
+    @property
+    def text(self) -> str:
+        return "".join(delta.text for delta in self.deltas)
 
 
 class SlowStore:
@@ -148,7 +158,7 @@ async def test_a_reply_is_told_in_keyed_pieces_that_make_its_text(
 
 
 async def test_pieces_are_gathered_into_batches(store: MemoryStateStore, ear: Ear, context: Context) -> None:
-    settings = StreamingSettings(batch_seconds=5, batch_chars=10)
+    settings = StreamingSettings(batch_chars=10).model_copy(update={"batch_seconds": 3600})  # no pause is that long
     await streaming(store, ear, settings).of(context).make(Dictated(["word "] * 10), REQUEST)
     assert 2 <= len(ear.deltas) <= 6
     assert all(len(delta.text) >= 10 for delta in ear.deltas[:-1])
@@ -199,15 +209,20 @@ async def test_the_text_so_far_is_stored_for_those_who_come_late_and_goes_after_
     assert await ReplySnapshots(store).of("default", CONVERSATION) == []
 
 
-async def test_a_snapshot_is_due_by_time_too(store: MemoryStateStore, context: Context, clock: FakeClock) -> None:
+async def test_a_snapshot_is_due_by_time_too(
+    store: MemoryStateStore, ear: Ear, context: Context, clock: FakeClock
+) -> None:
     settings = StreamingSettings(batch_chars=1, snapshot_seconds=1, snapshot_bytes=10_000)
     stored: list[int] = []
 
     async def signal(envelope: MessageEnvelope) -> None:
         stored.append(len(await ReplySnapshots(store).of("default", CONVERSATION)))
         clock.advance(0.6)
+        await ear(envelope)
 
-    await streaming(store, signal, settings).of(context).make(Dictated(list("abcd"), pace=0.001), REQUEST)
+    async with asyncio.timeout(60):
+        client = Dictated(list("abcd"), heard=lambda: ear.text)
+        await streaming(store, signal, settings).of(context).make(client, REQUEST)
     assert stored[:3] == [0, 0, 1]
 
 
@@ -261,9 +276,10 @@ async def test_an_attempt_that_says_nothing_takes_back_what_the_one_before_it_sa
     call = ToolCallPart(call_id="t", tool="add", arguments={})
     whole = LlmResponse(message=Message(role="assistant", parts=(call,)), stop_reason="tool_use")
     told = streaming(store, ear)
-    with pytest.raises(LlmTransient):
-        await told.of(context).make(Dictated(["I will ", "look", LlmTransient("down")], pace=0.005), REQUEST)
-    assert ear.heard
+    client = Dictated(["I will ", "look", LlmTransient("down")], heard=lambda: ear.text)
+    async with asyncio.timeout(60):
+        with pytest.raises(LlmTransient):
+            await told.of(context).make(client, REQUEST)
     clock.advance(1)
     context.envelope = context.envelope.replace(attempt=2)
     await told.of(context).make(Dictated([], whole=whole), REQUEST)
@@ -276,9 +292,10 @@ async def test_an_attempt_that_says_nothing_takes_back_what_the_one_before_it_sa
 async def test_pieces_that_are_not_the_reply_are_taken_back(
     store: MemoryStateStore, ear: Ear, context: Context
 ) -> None:
-    client = Dictated(["not ", "this"], pace=0.01, whole=reply("but", "that"))
+    client = Dictated(["not ", "this"], heard=lambda: ear.text, whole=reply("but", "that"))
     calls = streaming(store, ear)
-    await calls.of(context).make(client, REQUEST)
+    async with asyncio.timeout(60):
+        await calls.of(context).make(client, REQUEST)
     await calls.close()
     last = ear.deltas[-1]
     assert (last.text, last.reset, last.done) == ("but\nthat", True, True)
@@ -336,7 +353,7 @@ async def test_an_answer_does_not_wait_for_its_text_to_be_stored(ear: Ear, conte
 
 
 async def test_a_cancelled_call_leaves_no_task_behind(store: MemoryStateStore, ear: Ear, context: Context) -> None:
-    task = asyncio.create_task(streaming(store, ear).of(context).make(Dictated(["a"] * 10, pace=0.01), REQUEST))
+    task = asyncio.create_task(streaming(store, ear).of(context).make(Dictated(["a"] * 10, allowed=1), REQUEST))
     async with asyncio.timeout(60):
         while not ear.heard:
             await asyncio.sleep(0)
