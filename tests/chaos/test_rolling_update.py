@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.alone, pytest.mark.rabbitmq]
 async def test_two_replicas_are_replaced_by_the_next_release_under_fifty_tasks_a_second(
     amqp_url: str, tmp_path: Path
 ) -> None:
-    check(await Rollout(amqp_url, tmp_path).run(rate=50, timeout=110))
+    check(await Rollout(amqp_url, tmp_path).run(rate=50, timeout=240))
 
 
 @pytest.mark.full

@@ -118,7 +118,7 @@ async def _run(config: Path, kill_at: int, mode: str, server: Server | None = No
     )
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(100 if server else 60):
+        async with asyncio.timeout(150):
             told = False
             async for line in process.stdout:
                 if line.strip() == b"reached" and server is not None and process.stdin is not None:

@@ -51,7 +51,7 @@ async def running(
         if process.returncode is None:
             os.kill(process.pid, signal.SIGTERM)
             try:
-                async with asyncio.timeout(40):
+                async with asyncio.timeout(60):
                     await process.wait()
             except TimeoutError:
                 os.killpg(process.pid, signal.SIGKILL)

@@ -238,8 +238,11 @@ def install(site: Path, name: str, source: str) -> Path:
     return site
 
 
-async def bury_orders(bus: RabbitBus, count: int) -> None:
-    """So many dead orders of five kinds, ids ``00000000-order`` and on, as a host would have buried them in two hours."""
+async def bury_orders(bus: RabbitBus, count: int, *, first: int = 0) -> None:
+    """So many dead orders of five kinds, as a host would have buried them in two hours.
+
+    Their ids are ``00000000-order`` and on, or count from `first`.
+    """
     first_ms = SystemClock().now_ms() - 7_200_000
     step = 7_000_000 // count
 
@@ -257,12 +260,12 @@ async def bury_orders(bus: RabbitBus, count: int) -> None:
             reason=reason.format(number=number % 250, id=uuid.uuid4()),
             queue="orders",
             topic=envelope.topic,
-            at_ms=first_ms + number * step,
+            at_ms=first_ms + (number - first) * step,
             attempt=5,
             error_type=error,
             handler="till",
         )
         await bus.dead_letters.bury("orders", envelope, failure)
 
-    for begin in range(0, count, 1000):
-        await asyncio.gather(*(bury(number) for number in range(begin, min(count, begin + 1000))))
+    for begin in range(first, first + count, 1000):
+        await asyncio.gather(*(bury(number) for number in range(begin, min(first + count, begin + 1000))))

@@ -111,13 +111,13 @@ class Caller:
         await self._exchange.publish(message, "agent.task.assistant")
 
     async def status(self, kind: str) -> dict[str, Any]:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while (status := await self.said.get())["kind"] != kind:
                 pass
             return status
 
     async def answer(self) -> dict[str, Any]:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             return await self.answers.get()
 
 

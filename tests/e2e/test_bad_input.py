@@ -259,35 +259,38 @@ async def test_headers_of_every_wrong_type_are_as_if_they_were_not_there(foreign
         assert (await foreign.answer(await foreign.send(TASK, OK, headers)))["status"] == "completed"
 
 
-async def _delayed(url: str, queue: str, count: int) -> list[aio_pika.abc.AbstractIncomingMessage]:
-    """Take `count` messages out of a delay queue, once they are there."""
-    async with asyncio.timeout(60):
-        while True:
+async def _waiting(url: str, queue: str, ids: set[str]) -> list[aio_pika.abc.AbstractIncomingMessage]:
+    """Take messages out of the long delay queues of a queue until these were found."""
+    found: list[aio_pika.abc.AbstractIncomingMessage] = []
+    while {message.correlation_id for message in found} < ids:
+        for delay in (5, 30):  # the second holds what was not looked for in time in the first
             try:
                 async with await aio_pika.connect(url) as connection:
-                    found = await (await connection.channel()).get_queue(queue)
-                    if found.declaration_result.message_count == count:
-                        return [await found.get(no_ack=True) for _ in range(count)]
+                    delayed = await (await connection.channel()).get_queue(f"{queue}.delay.{delay}")
+                    while (message := await delayed.get(no_ack=True, fail=False)) is not None:
+                        found.append(message)
             except aio_pika.exceptions.AMQPError:
                 continue  # delay queues are made when first needed, and a queue in the making answers with an error
+    return found
 
 
 async def test_a_newer_schema_version_waits_without_costing_an_attempt(foreign: Foreign, amqp_url: str) -> None:
     headers = {"rockbot-schema-version": 99}
-    sent = {
+    tasks = {
         await foreign.send(TASK, OK, headers, message_id=str(uuid4())),
         await foreign.send(TASK, OK, headers),
-        await foreign.send("script.invoke.python", b'{"code": "1"}', headers),
     }
-    delayed = await _delayed(amqp_url, f"{SPACE}.agent.assistant.delay.5", 2)
-    delayed += await _delayed(amqp_url, f"{SPACE}.scripts.python.delay.5", 1)
-    assert {message.correlation_id for message in delayed} == sent
+    script = await foreign.send("script.invoke.python", b'{"code": "1"}', headers)
+    async with asyncio.timeout(200):
+        delayed = await _waiting(amqp_url, f"{SPACE}.agent.assistant", tasks)
+        delayed += await _waiting(amqp_url, f"{SPACE}.scripts.python", {script})
+    assert sorted(str(message.correlation_id) for message in delayed) == sorted({*tasks, script})
     for message in delayed:
         assert "rockbot-attempt" not in message.headers
-        assert message.headers["rockbot-handbacks"] == 2
+        assert message.headers["rockbot-handbacks"] >= 2
     for queue in ("agent.assistant", "scripts.python"):
         letters = await foreign.bus.dead_letters.letters(queue, limit=500)
-        assert not sent & {item.envelope.correlation_id for item in letters}
+        assert not {*tasks, script} & {item.envelope.correlation_id for item in letters}
 
 
 async def test_an_answer_nobody_waits_for_any_more_troubles_nobody(foreign: Foreign) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -80,21 +81,24 @@ async def test_a_turn_goes_on_after_host_and_scripts_were_ended_in_its_middle(
             for name, until in (HOST, SCRIPTS)
         ]
         ask, inbox = await stack.enter_async_context(_client(env))
+        before_all = time.monotonic()
         await ask("slow", SLOW)
         await _begun(tmp_path)
         for process in first:
             os.kill(process.pid, number)
-        async with asyncio.timeout(30):
+        in_the_middle = time.monotonic() - before_all < 2
+        async with asyncio.timeout(60):
             codes = [await process.wait() for process in first]
         assert codes == [0 if number == signal.SIGTERM else -signal.SIGKILL] * 2
         for name, until in (HOST, SCRIPTS):
             await stack.enter_async_context(running(name, until=until, env=env, cwd=tmp_path))
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(60):
             name, answer = await inbox.get()
     assert (name, answer["status"], answer["model_calls"], answer["tool_calls"]) == ("slow", "completed", 2, 1)
     assert "slept well" in answer["output"]
     # What ended politely had finished its run; what was killed had not, and a sandbox may run again.
-    assert len((tmp_path / "calls.jsonl").read_text().splitlines()) == (1 if number == signal.SIGTERM else 2)
+    runs = len((tmp_path / "calls.jsonl").read_text().splitlines())
+    assert runs in ((1,) if number == signal.SIGTERM else (2,) if in_the_middle else (1, 2))
 
 
 async def test_two_hosts_and_two_script_services_answer_every_task_once(amqp_url: str, tmp_path: Path) -> None:
@@ -106,7 +110,7 @@ async def test_two_hosts_and_two_script_services_answer_every_task_once(amqp_url
         for number in range(100):
             await ask(str(number), f"What is {number} * 3?")
         answers = []
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(60):
             while len(answers) < 100:
                 answers.append(await inbox.get())
         await ask("last", "hello")
@@ -182,7 +186,7 @@ async def test_an_embedded_host_that_was_killed_goes_on_with_what_it_had_accepte
         code, _, err = await rockbot(["up", "--once"], env=env, cwd=tmp_path)
         assert code == 1 and "another" in err
         os.kill(second.pid, signal.SIGTERM)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             assert await second.wait() == 0
     with sqlite3.connect(tmp_path / "state.db") as file:
         rows = [

@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.alone, pytest.mark.rabbitmq, pytest.mark.crash, pytest
 
 _WORK = WorkSubscription(name="work", patterns=("job.#",), prefetch=5)
 _USER, _PASSWORD = "visitor", "visitor-pw"
+#: Seconds: far more than it takes, also on a busy machine, and less than any of the time limits that could be met instead.
+SOON = 25.0
 
 #: Takes every consumer away from a quorum queue, behind the backs of their channels.
 _FORGET = """
@@ -31,7 +33,7 @@ Pid = amqqueue:get_pid(Q),
 """
 
 
-async def _until(condition: Callable[[], bool], seconds: float = 30) -> None:
+async def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0)
@@ -86,7 +88,7 @@ async def _working(harness: RabbitHarness, **changes: object) -> tuple[RabbitBus
 async def test_after_all_connections_were_closed(private: RabbitHarness, rabbit_node: RabbitNode) -> None:
     bus, worker, _ = await _working(private)
     await asyncio.to_thread(rabbit_node.close_connections)
-    assert await _handled_again(bus, worker, "connections closed") < 10
+    assert await _handled_again(bus, worker, "connections closed") < SOON
 
 
 async def test_after_the_application_was_stopped_and_started(
@@ -97,7 +99,7 @@ async def test_after_the_application_was_stopped_and_started(
     await ctl("stop_app")
     await _until(lambda: not bus.health().connected)
     await ctl("start_app")
-    assert await _handled_again(bus, worker, "application stopped and started") < 15
+    assert await _handled_again(bus, worker, "application stopped and started") < SOON
 
 
 async def test_after_an_alarm_that_was_on_while_it_connected_again(
@@ -115,7 +117,7 @@ async def test_after_an_alarm_that_was_on_while_it_connected_again(
         assert not waiting.done()
     finally:
         await asyncio.to_thread(rabbit_node.allow_memory)
-    assert await _handled_again(bus, worker, "alarm over") < 10
+    assert await _handled_again(bus, worker, "alarm over") < SOON
     await waiting
     await worker.wait_for(3)
 
@@ -139,7 +141,7 @@ async def test_after_permissions_were_taken_away_and_given_back(
         assert _PASSWORD not in caplog.text
         assert bus.health().idle_seconds
         await asyncio.to_thread(rabbit_node.permit, _USER, configure=".*", write=".*", read=".*")
-        assert await _handled_again(bus, worker, "permissions given back") < 15
+        assert await _handled_again(bus, worker, "permissions given back") < SOON
     finally:
         await visitor.close()
         await ctl("delete_user", _USER)
@@ -159,7 +161,7 @@ async def test_after_its_virtual_host_was_deleted_and_made_again(
         await ctl("delete_vhost", "elsewhere")
         await _until(lambda: "elsewhere" in bus.health().detail and not bus.health().connected)
         await make()
-        assert await _handled_again(bus, worker, "virtual host made again") < 15
+        assert await _handled_again(bus, worker, "virtual host made again") < SOON
     finally:
         await harness.close()
         await ctl("delete_vhost", "elsewhere")
@@ -171,7 +173,7 @@ async def test_after_its_virtual_host_was_deleted_and_made_again(
 async def test_after_its_queue_was_deleted(private: RabbitHarness) -> None:
     bus, worker, queue = await _working(private)
     await (await private.stranger()).queue_delete(queue)
-    assert await _handled_again(bus, worker, "queue deleted") < 10
+    assert await _handled_again(bus, worker, "queue deleted") < SOON
 
 
 async def test_after_its_queue_was_deleted_and_declared_by_somebody_else(private: RabbitHarness) -> None:
@@ -180,7 +182,7 @@ async def test_after_its_queue_was_deleted_and_declared_by_somebody_else(private
     other = await private.connect()
     await (await private.stranger()).queue_delete(queue)
     await other.declare([_WORK])
-    assert await _handled_again(bus, worker, "queue deleted and declared again") < 10
+    assert await _handled_again(bus, worker, "queue deleted and declared again") < SOON
 
 
 async def test_what_a_full_queue_refuses_is_offered_again_until_there_is_room(
@@ -213,7 +215,7 @@ async def test_after_its_exchanges_were_deleted(private: RabbitHarness) -> None:
     channel = await private.stranger()
     for name in (private.namespace, f"{private.namespace}.commands", f"{private.namespace}.lossy"):
         await channel.exchange_delete(name)
-    assert await _handled_again(bus, worker, "exchanges deleted") < 10
+    assert await _handled_again(bus, worker, "exchanges deleted") < SOON
 
 
 async def test_after_the_broker_forgot_its_consumer(
@@ -222,7 +224,7 @@ async def test_after_the_broker_forgot_its_consumer(
     caplog.set_level(logging.WARNING, "rockbot_messaging.rabbitmq")
     bus, worker, queue = await _working(private, quiet_check=1)
     await asyncio.to_thread(rabbit_node.evaluate, _FORGET.format(queue=queue))
-    assert await _handled_again(bus, worker, "consumer forgotten") < 10
+    assert await _handled_again(bus, worker, "consumer forgotten") < SOON
     assert f"the consumer of {queue} is gone (1 messages wait there and none is delivered)" in caplog.text
 
 
@@ -267,7 +269,7 @@ async def test_after_a_mistaken_settlement_ended_its_channel_and_its_neighbours_
     worker.release()
     await worker.wait_for(8)
     assert set(worker.ids[4:]) == {one.message_id for one in sent}
-    assert await _handled_again(bus, worker, "channel ended by a mistake") < 10
+    assert await _handled_again(bus, worker, "channel ended by a mistake") < SOON
 
 
 async def test_a_handler_that_is_longer_than_the_consumer_timeout_is_named_and_its_message_comes_again(
