@@ -137,7 +137,7 @@ async def test_two_thousand_messages_survive_cuts_kills_stops_failures_and_cance
         sent.append(message("job.one", body).replace(headers={"need": need.decode()}))
     dying = {one.message_id for one in sent if str(one.headers["need"]).encode() in _DYING}
     sound = {one.message_id for one in sent} - dying
-    async with asyncio.timeout(100):
+    async with asyncio.timeout(200):
         await chaos.open()
         await asyncio.gather(
             chaos.publish(chaos.publishers[0], sent[::2]), chaos.publish(chaos.publishers[1], sent[1::2])
@@ -158,8 +158,9 @@ async def test_two_thousand_messages_survive_cuts_kills_stops_failures_and_cance
     assert set(chaos.handled) == sound
     assert set(dead) == dying
     assert not chaos.accidents
-    for bus, _ in chaos.consumers:
-        assert not bus.health().idle_seconds
+    # The last accident may have befallen a copy, after everything was handled.
+    await asyncio.gather(*chaos.repairs)
+    await _until(lambda: not any(bus.health().idle_seconds for bus, _ in chaos.consumers))
     for bus in (*chaos.publishers, *(bus for bus, _ in chaos.consumers)):
         await bus.close()
     assert not unheard

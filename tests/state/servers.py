@@ -144,3 +144,13 @@ async def unavailable(work):
     except VersionConflict as exc:
         raise AssertionError(str(exc)) from exc
     raise AssertionError("it was available")
+
+
+async def patiently(call):
+    """What a call returns, made again while the store is not available: for stores with less patience than a busy machine."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                return await call()
+            except StateUnavailable:
+                await asyncio.sleep(0)
