@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from inbox.office import ORDERS, Fails, Office, Story, connection, order, ordered, until
 from rabbitmq.harness import RabbitHarness
@@ -312,7 +312,7 @@ _SCRIPTS = st.lists(
 )
 
 
-@settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120)
 @given(_SCRIPTS, st.integers(0, 2**32))
 def test_any_interleaving_keeps_the_order_of_each_key_and_settles_each_message_once(
     script: list[tuple[str, int, str]], seed: int
