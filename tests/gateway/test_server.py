@@ -24,7 +24,7 @@ from rockbot.operators.faults import HostUnreachable, SocketTaken
 
 async def call(host: FakeHost, method: str, path: str, content: Any = None, **headers: str) -> httpx2.Response:
     transport = httpx2.AsyncHTTPTransport(uds=str(host.socket))
-    async with httpx2.AsyncClient(transport=transport, base_url="http://rockbot", timeout=10) as client:
+    async with httpx2.AsyncClient(transport=transport, base_url="http://rockbot", timeout=60) as client:
         return await client.request(
             method, path, content=content, headers={"content-type": "application/json", **headers}
         )

@@ -37,7 +37,7 @@ async def server() -> AsyncIterator[Server]:
 
 @pytest.fixture
 async def client(server: Server) -> AsyncIterator[AnthropicClient]:
-    client = open_anthropic(AnthropicSettings(api_key=KEY, base_url=server.url, timeout_seconds=5))
+    client = open_anthropic(AnthropicSettings(api_key=KEY, base_url=server.url, timeout_seconds=60))
     yield client
     await client.close()
 
@@ -327,7 +327,7 @@ async def test_a_schema_is_told_to_the_api_where_it_can_be_and_to_the_model_wher
     server.check = StrictCheck()
     server.replies = [Reply(message(text("{}"))) for _ in range(3)]
     closed = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}, "required": ["n"]}
-    words = AnthropicClient(AnthropicAccess(KEY, server.url, 5, native_output=False))
+    words = AnthropicClient(AnthropicAccess(KEY, server.url, 60, native_output=False))
     await call(client, request(output_schema=closed))
     await call(client, request(output_schema={"type": "object", "additionalProperties": {"type": "string"}}))
     await call(words, request(output_schema=closed))

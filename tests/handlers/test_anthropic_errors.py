@@ -31,7 +31,7 @@ async def server() -> AsyncIterator[Server]:
 
 @pytest.fixture
 async def client(server: Server) -> AsyncIterator[AnthropicClient]:
-    client = open_anthropic(AnthropicSettings(api_key=KEY, base_url=server.url, timeout_seconds=5))
+    client = open_anthropic(AnthropicSettings(api_key=KEY, base_url=server.url, timeout_seconds=60))
     yield client
     await client.close()
 
@@ -122,12 +122,16 @@ async def test_an_answer_cut_in_the_middle_leaves_the_outcome_unknown(server: Se
 
 
 async def test_no_answer_in_time_leaves_the_outcome_unknown(server: Server, client: AnthropicClient) -> None:
-    server.replies = [Reply(hang=True), Reply(hang=True)]
-    impatient = AnthropicClient(AnthropicAccess(KEY, server.url, 0.05))
-    for failed in (await failure(impatient), await failure(client, deadline=0.05)):
+    server.replies = [Reply(hang=True) for _ in range(8)]
+    for seconds in (0.05, 1, 20):  # the longer ones where a connection is not made as quickly
+        before, impatient = len(server.received), AnthropicClient(AnthropicAccess(KEY, server.url, seconds))
+        failures = [await failure(impatient), await failure(client, deadline=seconds)]
+        await impatient.close()
+        if len(server.received) == before + 2:
+            break
+    for failed in failures:
         assert isinstance(failed, LlmUnknownOutcome)
         assert "no answer in time" in str(failed)
-    await impatient.close()
 
 
 async def test_a_server_that_is_not_there_is_a_transient_error() -> None:
@@ -135,7 +139,7 @@ async def test_a_server_that_is_not_there_is_a_transient_error() -> None:
     port = probe.sockets[0].getsockname()[1]
     probe.close()
     await probe.wait_closed()
-    client = AnthropicClient(AnthropicAccess(KEY, f"http://127.0.0.1:{port}", 5))
+    client = AnthropicClient(KEY, base_url=f"http://127.0.0.1:{port}", timeout=60)
     failed = await failure(client)
     assert isinstance(failed, LlmTransient)
     assert "could not connect" in str(failed)

@@ -40,7 +40,7 @@ async def server() -> AsyncIterator[Server]:
 
 @pytest.fixture
 async def client(server: Server) -> AsyncIterator[OpenAiClient]:
-    client = open_openai("openai", OpenAiSettings(api_key=KEY, base_url=f"{server.url}/v1", timeout_seconds=5))
+    client = open_openai("openai", OpenAiSettings(api_key=KEY, base_url=f"{server.url}/v1", timeout_seconds=60))
     yield client
     await client.close()
 
@@ -51,7 +51,7 @@ async def ask(client: OpenAiClient, req: LlmRequest | None = None, call_id: str 
 
 async def ask_other(server: Server, req: LlmRequest | None = None, name: str = "mine", **options: Any) -> LlmResponse:
     """One call of another provider at the same server."""
-    client = open_openai(name, OpenAiSettings(base_url=server.url, timeout_seconds=5, **options))
+    client = open_openai(name, OpenAiSettings(base_url=server.url, timeout_seconds=60, **options))
     try:
         return await ask(client, req)
     finally:

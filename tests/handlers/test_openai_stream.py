@@ -22,7 +22,7 @@ async def server() -> AsyncIterator[Server]:
 
 @pytest.fixture
 async def client(server: Server) -> AsyncIterator[OpenAiClient]:
-    client = open_openai("openai", OpenAiSettings(api_key=KEY, base_url=f"{server.url}/v1", timeout_seconds=5))
+    client = open_openai("openai", OpenAiSettings(api_key=KEY, base_url=f"{server.url}/v1", timeout_seconds=60))
     yield client
     await client.close()
 

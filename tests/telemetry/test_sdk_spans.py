@@ -27,14 +27,14 @@ trace.set_tracer_provider(provider)
 async def main():
     async with anthropic_api.serve() as server:
         server.replies = [anthropic_api.Reply(anthropic_api.message(anthropic_api.text("Hello")))]
-        client = open_anthropic(AnthropicSettings(api_key=anthropic_api.KEY, base_url=server.url, timeout_seconds=5))
+        client = open_anthropic(AnthropicSettings(api_key=anthropic_api.KEY, base_url=server.url, timeout_seconds=60))
         with trace.get_tracer("here").start_as_current_span("chat"):
             await client.complete(anthropic_api.request(), call_id="c", deadline=None)
         await client.close()
         sent = server.received
     async with openai_api.serve() as server:
         server.replies = [openai_api.Reply(openai_api.completion("Hello"))]
-        settings = OpenAiSettings(api_key=openai_api.KEY, base_url=f"{server.url}/v1", timeout_seconds=5)
+        settings = OpenAiSettings(api_key=openai_api.KEY, base_url=f"{server.url}/v1", timeout_seconds=60)
         client = open_openai("openai", settings)
         with trace.get_tracer("here").start_as_current_span("chat"):
             await client.complete(openai_api.request(), call_id="c", deadline=None)
