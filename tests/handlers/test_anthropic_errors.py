@@ -139,7 +139,7 @@ async def test_a_server_that_is_not_there_is_a_transient_error() -> None:
     port = probe.sockets[0].getsockname()[1]
     probe.close()
     await probe.wait_closed()
-    client = AnthropicClient(KEY, base_url=f"http://127.0.0.1:{port}", timeout=60)
+    client = AnthropicClient(AnthropicAccess(KEY, f"http://127.0.0.1:{port}", 60))
     failed = await failure(client)
     assert isinstance(failed, LlmTransient)
     assert "could not connect" in str(failed)
