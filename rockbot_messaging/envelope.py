@@ -48,6 +48,7 @@ class MessageEnvelope:
     `returns` how often, as far as the broker counts it. `user_id` is what the broker validated, never what the sender
     claims; None means unknown. `claim` says that the body lies in an artifact store under this digest and that `body` is
     empty. `signature` is what signing made of the fields that never change (`rockbot_messaging.signing`).
+    `foreign_id` is the id that a publisher outside gave the message, where `message_id` was derived from it.
     `headers` are the free ones: they travel untouched, and names beginning with ``x-`` or ``rockbot-`` are not theirs.
     """
 
@@ -80,6 +81,7 @@ class MessageEnvelope:
     returns: int = 0
     claim: str | None = None
     signature: str | None = None
+    foreign_id: str | None = None
     history: tuple[str, ...] = ()
     headers: Mapping[str, HeaderValue] = field(default_factory=lambda: _NO_HEADERS)
 

@@ -23,7 +23,9 @@ Queue = Annotated[str | None, typer.Argument(help="One queue only.", show_defaul
 Where = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[QUEUE] ID", help="Which letters; ids may be shortened to 6 characters.", show_default=False
+        metavar="[QUEUE] ID",
+        help="Which letters; ids may be shortened to 6 characters, or be the publisher's own.",
+        show_default=False,
     ),
 ]
 
@@ -70,7 +72,7 @@ _HELP: Final = {
     "topic": "Published to this topic; * and # as in a binding.",
     "conversation": "Of this conversation.",
     "task": "Of this task.",
-    "text": "With this text in reason, topic, type, source or the beginning of the body.",
+    "text": "With this text in reason, topic, type, source, an id of the publisher's, or the beginning of the body.",
     "group": "Of this group (see `dlq groups`).",
     "since": "Died at or after this instant: 2026-01-31T08:00 (UTC), or 2h, 3d ago.",
     "before": "Died before this instant.",

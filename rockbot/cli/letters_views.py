@@ -127,6 +127,7 @@ def letter_blocks(letter: LetterView) -> list[Block]:
                 ("topic", letter.topic),
                 ("queue", letter.origin or "none: nobody received the topic"),
                 ("id", letter.id),
+                ("sender's id", letter.foreign_id or ""),
                 ("type", letter.type or "none (told by the topic)"),
                 ("group", letter.group),
                 ("published", instant(letter.published_ms)),
@@ -194,6 +195,8 @@ def _word(text: str) -> str:
 
 def _between(oldest_ms: int, newest_ms: int) -> str:
     first, last = instant(oldest_ms), instant(newest_ms)
+    if not first:  # unrouted messages of publishers that write no timestamp: the broker notes none either
+        return f"not known when; the last one with a time {last}" if last else "not known when"
     return first if first == last else f"{first} to {last}"
 
 

@@ -11,7 +11,7 @@ from typing import Final, final
 
 from rockbot.letters.index import id_of, instant_of
 from rockbot.letters.models import LetterFilter
-from rockbot.letters.rows import Fields, decode, topic_of
+from rockbot.letters.rows import Fields, decode, foreign_id_of, topic_of
 from rockbot.operators.faults import InvalidRequest
 from rockbot.state.ports import Entry
 from rockbot_messaging.errors import InvalidTopic
@@ -23,7 +23,7 @@ __all__ = ["SHORTEST_PREFIX", "Match"]
 SHORTEST_PREFIX: Final = 6
 _TOPICS_KEPT: Final = 1000
 #: Fields of a row that `text` is looked for in.
-_TEXTS: Final = ("reason", "topic", "type", "source", "excerpt")
+_TEXTS: Final = ("reason", "topic", "type", "source", "excerpt", "foreign", "corr")
 
 
 @final
@@ -47,6 +47,7 @@ class Match:
         self._since_ms = since
         self._before_ms = before
         self._whole = frozenset(which.ids)
+        self._foreign = frozenset() if whole else self._whole
         self._begun = () if whole else tuple(each for each in which.ids if len(each) >= SHORTEST_PREFIX)
         self._text = which.text.casefold() if which.text else ""
         asked = {
@@ -85,7 +86,7 @@ class Match:
         for needle in self._needles:
             if needle not in value:
                 return False
-        if self._whole and not self._names(id_of(entry.key)):
+        if self._whole and not self._names(id_of(entry.key)) and not self._names_foreign(foreign_id_of(value)):
             return False
         if self._hint and self._hint not in value.lower() and b"\\u" not in value:
             return False
@@ -105,7 +106,7 @@ class Match:
             return False
         if any(row.get(name, "") != value for name, value in self._exact):
             return False
-        if self._whole and not self._names(row.get("id", "")):
+        if self._whole and not self._names(row.get("id", "")) and not self._names_foreign(row.get("foreign", "")):
             return False
         if self._topic is not None and not self._travels(self._topic, row.get("topic", "")):
             return False
@@ -122,6 +123,9 @@ class Match:
 
     def _names(self, id: str) -> bool:
         return id in self._whole or (bool(self._begun) and id.startswith(self._begun))
+
+    def _names_foreign(self, id: str) -> bool:
+        return id in self._foreign
 
     def _tells(self, row: Fields) -> bool:
         texts = (row.get(name, "") for name in _TEXTS)

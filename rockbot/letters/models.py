@@ -41,8 +41,9 @@ class LetterFilter(_Asked):
     """Which letters; every field that is given must fit.
 
     `queue` is a subscription's or queue's name, None for every queue (unrouted included, discarded not). `ids` are whole
-    ids or beginnings of at least six characters. `type`, `error` and `handler` match whole names, `topic` a topic pattern
-    (``*``, ``#``). `text` is looked for, ignoring case, in reason, topic, type, source and the beginning of the body.
+    ids or beginnings of at least six characters, or the ids that publishers outside gave their messages. `type`, `error` and
+    `handler` match whole names, `topic` a topic pattern (``*``, ``#``). `text` is looked for, ignoring case, in reason, topic,
+    type, source, correlation id, the publisher's own id and the beginning of the body.
     `group` is a group's id. Instants are epoch milliseconds of death, `since_ms` inclusive, `before_ms` exclusive.
     """
 
@@ -70,6 +71,8 @@ class LetterRow(LetterSummary):
     conversation_id: str | None = None
     root_task_id: str | None = None
     traceparent: str | None = None
+    foreign_id: str | None = None
+    correlation_id: str | None = None
     excerpt: str = ""
     #: Of a discarded letter: the queue that it lay in, when it was put away, and why.
     discarded_from: str = ""

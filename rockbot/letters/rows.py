@@ -32,6 +32,7 @@ __all__ = [
     "Fields",
     "decode",
     "encode",
+    "foreign_id_of",
     "group_of",
     "is_step",
     "is_step_row",
@@ -59,6 +60,7 @@ _STEPS: Final = frozenset(
 _TASKS: Final = tuple(map(TopicPattern, AgentTask.topics))
 _JSON: Final = json.JSONEncoder(separators=(",", ":"))
 _GROUP: Final = b'"group":"'
+_FOREIGN: Final = b'"foreign":"'
 _TOPIC: Final = b'"topic":"'
 #: How JSON spells half a surrogate pair; whole ones (characters beyond the first plane) begin so, too.
 _SURROGATE: Final = "\\ud"
@@ -68,7 +70,8 @@ _STEP: Final = b'"step":1}'
 
 class Fields(TypedDict, total=False):
     """A row. What is empty is left out. `task` is the root task, of a task itself its own id; `step` says that a turn waits
-    for it. `lain`, `away` and `why` are of a discarded letter: where it lay, when it was put away, and why."""
+    for it. `foreign` is the publisher's own id of the message, where `id` was derived from it. `lain`, `away` and `why` are of a
+    discarded letter: where it lay, when it was put away, and why."""
 
     id: str
     topic: str
@@ -85,6 +88,8 @@ class Fields(TypedDict, total=False):
     conv: str
     task: str
     trace: str
+    foreign: str
+    corr: str
     excerpt: str
     lain: str
     away: int
@@ -132,6 +137,8 @@ def row_of(letter: Letter, queue: str, *, lain: str = "") -> Fields:
         "conv": (envelope.conversation_id or "")[:_ID],
         "task": task_of(letter)[:_ID],
         "trace": envelope.traceparent or "",
+        "foreign": (envelope.foreign_id or "")[:_ID],
+        "corr": (envelope.correlation_id or "")[:_ID],
         "excerpt": _excerpt(envelope.body),
         "lain": lain,
         "away": put_away.at_ms if put_away else 0,
@@ -169,6 +176,12 @@ def topic_of(value: bytes) -> str:
     return _between(value, _TOPIC)
 
 
+def foreign_id_of(value: bytes) -> str:
+    """The publisher's own id in a stored row; only one that JSON has to escape is worth decoding the row for."""
+    found = _between(value, _FOREIGN)
+    return decode(value).get("foreign", "") if "\\" in found else found
+
+
 def is_step_row(value: bytes) -> bool:
     """Whether a stored row is that of a step of a turn."""
     return value.endswith(_STEP)
@@ -193,6 +206,8 @@ def model_of(row: Fields, queue: str) -> LetterRow:
         conversation_id=row.get("conv"),
         root_task_id=row.get("task"),
         traceparent=row.get("trace"),
+        foreign_id=row.get("foreign"),
+        correlation_id=row.get("corr"),
         excerpt=row.get("excerpt", ""),
         discarded_from=row.get("lain", ""),
         discarded_ms=row.get("away"),

@@ -9,7 +9,7 @@ from rockbot.letters.groups import normalise
 from rockbot.letters.index import id_of, instant_of
 from rockbot.letters.matching import SHORTEST_PREFIX, Match
 from rockbot.letters.models import GroupInfo
-from rockbot.letters.rows import Fields, decode, group_of, is_step_row
+from rockbot.letters.rows import Fields, decode, foreign_id_of, group_of, is_step_row
 from rockbot.state.keys import Key
 from rockbot.state.ports import Entry
 from rockbot_messaging.errors import LetterNotFound
@@ -115,30 +115,39 @@ class Steps:
 
 @final
 class Naming:
-    """Which letters are meant by ids and beginnings of ids. An id that is one letter's whole id means no other letter."""
+    """Which letters are meant by ids, beginnings of ids and publishers' own ids. An id that is one letter's whole id means no
+    other letter."""
 
     def __init__(self, ids: Sequence[str]) -> None:
         self._wanted = dict.fromkeys(ids)
         self._whole: set[str] = set()
-        self._begun: dict[str, set[str]] = {each: set() for each in ids if len(each) >= SHORTEST_PREFIX}
+        self._meant: dict[str, set[str]] = {each: set() for each in ids}
+        self._beginnings = tuple(each for each in ids if len(each) >= SHORTEST_PREFIX)
 
     def take(self, entries: Sequence[Entry]) -> None:
         """Look at some more rows."""
-        beginnings = tuple(self._begun)
         for entry in entries:
             its_id = id_of(entry.key)
             if its_id in self._wanted:
                 self._whole.add(its_id)
-            elif beginnings and its_id.startswith(beginnings):
-                for each, found in self._begun.items():
-                    if its_id.startswith(each) and len(found) <= _NAMED:
-                        found.add(its_id)
+                continue
+            if (foreign := foreign_id_of(entry.value)) and foreign in self._wanted:
+                self._add(foreign, its_id)
+            if self._beginnings and its_id.startswith(self._beginnings):
+                for each in self._beginnings:
+                    if its_id.startswith(each):
+                        self._add(each, its_id)
+
+    def _add(self, asked: str, its_id: str) -> None:
+        found = self._meant[asked]
+        if len(found) <= _NAMED:
+            found.add(its_id)
 
     def join(self, other: Naming) -> None:
         """Add what was found in another queue."""
         self._whole |= other._whole
-        for each, found in other._begun.items():
-            self._begun[each] |= found
+        for each, found in other._meant.items():
+            self._meant[each] |= found
 
     def whole_ids(self) -> tuple[str, ...]:
         """The whole ids that are meant; one that no letter has stays as it is.
@@ -148,7 +157,7 @@ class Naming:
         """
         meant = []
         for each in self._wanted:
-            found = set() if each in self._whole else self._begun.get(each, set())
+            found = set() if each in self._whole else self._meant[each]
             if len(found) > 1:
                 named = ", ".join(sorted(found)[:_NAMED])
                 raise LetterNotFound(f"{each!r} may mean {named}: give more of the id")

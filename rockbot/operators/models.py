@@ -124,6 +124,7 @@ class LetterDetail(LetterSummary):
     tenant: str = ""
     content_type: str = ""
     published_ms: int = 0
+    foreign_id: str | None = None
     correlation_id: str | None = None
     conversation_id: str | None = None
     root_task_id: str | None = None
@@ -155,6 +156,7 @@ class LetterDetail(LetterSummary):
             tenant=envelope.tenant,
             content_type=envelope.content_type,
             published_ms=envelope.timestamp_ms,
+            foreign_id=envelope.foreign_id,
             correlation_id=envelope.correlation_id,
             conversation_id=envelope.conversation_id,
             root_task_id=envelope.root_task_id,

@@ -165,6 +165,7 @@ _TEXTS: Final = {
     "rockbot-root-task-id": "root_task_id",
     "rockbot-claim": "claim",
     "rockbot-signature": "signature",
+    "rockbot-foreign-id": "foreign_id",
     "traceparent": "traceparent",
     "tracestate": "tracestate",
 }

@@ -36,6 +36,9 @@ HEADER_PREFIX: Final = "rockbot-"
 _SCHEMA: Final = "rockbot-schema-version"
 _TOPIC: Final = "rockbot-origin-topic"
 _USER: Final = "rockbot-user"
+_FOREIGN: Final = "rockbot-foreign-id"
+#: Characters of a foreign id that are kept; a property of AMQP has no more, an id of a CloudEvent may.
+_LONGEST_ID: Final = 255
 _NO_HEADERS: Final[Mapping[str, HeaderValue]] = MappingProxyType({})
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
@@ -46,8 +49,11 @@ _NOT_FREE: Final = frozenset({"traceparent", "tracestate", "CC", "BCC"})
 _RETURNS: Final = "x-delivery-count"
 #: What passing a message on adds or changes, and how many bytes of a history may be ours.
 _ADDED: Final = frozenset(
-    {_TOPIC, _USER, "rockbot-attempt", "rockbot-handbacks", "rockbot-due", "rockbot-first-failed", "rockbot-history"}
-)
+    {
+        _TOPIC, _USER, _FOREIGN,
+        "rockbot-attempt", "rockbot-handbacks", "rockbot-due", "rockbot-first-failed", "rockbot-history",
+    }
+)  # fmt: skip
 _OUR_HISTORY: Final = 8 * 1024
 
 
@@ -185,7 +191,8 @@ def _foreign(
         body=delivery.body,
         tenant=draft.tenant,
     )
-    return draft.replace(message_id=identity or ids.new_id())
+    foreign = message_id[:_LONGEST_ID] if message_id else None
+    return draft.replace(message_id=identity or ids.new_id(), foreign_id=foreign)
 
 
 def _envelope(
@@ -245,6 +252,7 @@ def _envelope(
         returns=max(0, number(_RETURNS) or 0) if delivery.redelivered else 0,
         claim=text("rockbot-claim") if "rockbot-claim" in headers else None,
         signature=text("rockbot-signature") if "rockbot-signature" in headers else None,
+        foreign_id=(text(_FOREIGN) or "")[:_LONGEST_ID] or None if _FOREIGN in headers else None,
         history=tuple(history.split("\n")) if history else (),
         headers=_free(headers) if headers else _NO_HEADERS,
     )
@@ -313,6 +321,8 @@ def to_properties(
         headers["rockbot-claim"] = envelope.claim
     if envelope.signature is not None:
         headers["rockbot-signature"] = envelope.signature
+    if envelope.foreign_id is not None:
+        headers[_FOREIGN] = envelope.foreign_id
     if envelope.return_address is not None:
         headers["rockbot-return-topic"] = envelope.return_address.topic
         headers["rockbot-return-token"] = envelope.return_address.token

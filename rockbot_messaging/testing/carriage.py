@@ -59,6 +59,7 @@ class CarriageCases:
             first_failed_ms=at - 60_000,
             claim="sha256:00ff;70000",
             signature="key-1:AAAA",
+            foreign_id="order-7",
             return_address=ReturnAddress("agent.step.assistant", 'opaque "token" ü\n,;:'),
             traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
             tracestate="rojo=00f067aa0ba902b7",

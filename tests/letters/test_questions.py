@@ -76,6 +76,26 @@ async def test_a_filter_finds_what_fits_it(scene: Scene, which: dict[str, Any], 
     assert "".join(row.id[-1] for row in await scene.rows(**asked)) == expected
 
 
+@pytest.mark.parametrize("theirs", ["42", "order-7", 'a "quoted" \\ ä id'])
+async def test_a_letter_is_found_and_worked_by_the_id_that_its_publisher_gave_it(scene: Scene, theirs: str) -> None:
+    await scene.bury("aaaaaa-1", foreign_id=theirs, correlation_id="basket-9")
+    await scene.bury("bbbbbb-2", foreign_id=f"{theirs}0")
+    (row,) = await scene.rows(ids=(theirs,))
+    assert (row.id, row.foreign_id, row.correlation_id) == ("aaaaaa-1", theirs, "basket-9")
+    assert [row.id for row in await scene.rows(text="BASKET")] == ["aaaaaa-1"]
+    assert {row.id for row in await scene.rows(text=theirs)} == {"aaaaaa-1", "bbbbbb-2"}
+    assert (await scene.desk.letter("orders", "aaaaaa-1")).foreign_id == theirs
+    progress = await done(scene.desk.discard(LetterFilter(ids=(theirs,)), reason="theirs", actor="me"))
+    assert (progress.worked, [row.id for row in await scene.rows()]) == (1, ["bbbbbb-2"])
+
+
+async def test_an_id_that_two_publishers_gave_means_no_single_letter(scene: Scene) -> None:
+    await scene.bury("aaaaaa-1", foreign_id="42")
+    await scene.bury("bbbbbb-2", foreign_id="42")
+    with pytest.raises(LetterNotFound, match="aaaaaa-1, bbbbbb-2"):
+        await done(scene.desk.discard(LetterFilter(ids=("42",)), reason="theirs", actor="me"))
+
+
 async def test_every_group_finds_its_own_letters(scene: Scene) -> None:
     for number in range(4):
         await scene.bury(f"order-{number}", reason=f"order {number} has no items")

@@ -36,7 +36,7 @@ _WORK = WorkSubscription(name="work", patterns=("job.#",), retry=RetryPolicy(max
 _UNSIGNED: Final = frozenset(
     {
         "attempt", "handbacks", "due_ms", "first_failed_ms", "deadline_ms", "history", "redelivered", "returns", "user_id",
-        "traceparent", "tracestate", "durable", "claim", "signature",
+        "traceparent", "tracestate", "durable", "claim", "signature", "foreign_id",
     }
 )  # fmt: skip
 _SIGNED: Final = sorted({field.name for field in dataclasses.fields(MessageEnvelope)} - _UNSIGNED)
@@ -78,6 +78,7 @@ _FIELDS: Final[dict[str, st.SearchStrategy[Any]]] = {
     "returns": st.integers(0, 9),
     "claim": st.none(),
     "signature": _maybe,
+    "foreign_id": _maybe,
     "history": st.lists(_some, max_size=3).map(tuple),
     "headers": st.dictionaries(_names, _values, max_size=3),
 }

@@ -181,6 +181,17 @@ def test_a_foreign_message_has_the_same_identity_every_time() -> None:
     assert identity() != identity()
 
 
+def test_the_id_that_a_publisher_gave_stays_with_its_message() -> None:
+    raw = encode_properties(Properties(message_id="order-7", headers={"rockbot-foreign-id": "a lie"}))
+    came = read(_delivery(raw), RandomIds(), own_user=None)
+    assert came.foreign_id == "order-7" != came.message_id
+    kept = encode_properties(to_properties(came, user="me", by_queue=True, passed_on=True))
+    again = read(_delivery(kept, exchange="", key="ns.work"), RandomIds(), own_user="me")
+    assert (again.message_id, again.foreign_id) == (came.message_id, "order-7")
+    anonymous = encode_properties(Properties(headers={"rockbot-foreign-id": "a lie"}))
+    assert read(_delivery(anonymous), RandomIds(), own_user=None).foreign_id is None
+
+
 def test_a_letter_without_identity_has_an_id_that_deliveries_do_not_change() -> None:
     first = encode_properties(Properties(content_type="a/b", headers={"h": 1}))
     again = encode_properties(Properties(content_type="a/b", headers={"h": 1, "x-delivery-count": 3}))

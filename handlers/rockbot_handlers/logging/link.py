@@ -95,6 +95,7 @@ def _fields(event: Event, context: Context) -> dict[str, Any]:
     return {
         "event": event.type_name,
         "message_id": envelope.message_id,
+        "foreign_id": envelope.foreign_id,
         "conversation": envelope.conversation_id,
         "task": envelope.root_task_id,
         "topic": envelope.topic,
