@@ -78,6 +78,7 @@ class Dispatcher:
         `remember` is for how long the subscription remembers the ids of handled messages, None for not at all.
         """
         unsayable = _unsayable(envelope)
+        handled = False
         try:
             if unsayable:
                 raise PermanentFailure(f"the {unsayable} of this message is no text that UTF-8 can carry")
@@ -90,6 +91,7 @@ class Dispatcher:
                 envelope, clock=self._clock, source=self._source, subscription=subscription, remember=remember
             )
             await self._chain.run(event, context)
+            handled = True
             if context.emissions:
                 await self._outgoing.send(context.emissions)
             for act in context.after_publish:
@@ -99,16 +101,24 @@ class Dispatcher:
             verdict = verdict_of(exc, self._rules, failing_for=failing_for(envelope, self._clock.now_ms()))
             if not isinstance(verdict, Ack) and (link := self._chain.blame(exc)):
                 verdict = replace(verdict, handler=link)
-            self._log(envelope, verdict)
+            self._log(envelope, verdict, handled=handled)
             return verdict
 
-    def _log(self, envelope: MessageEnvelope, verdict: Verdict) -> None:
-        """What becomes of a failed message; that and how it failed is the logging link's to tell."""
+    def _log(self, envelope: MessageEnvelope, verdict: Verdict, *, handled: bool) -> None:
+        """What becomes of a failed message. How handling failed is the logging link's to tell; that what a `handled` message
+        emitted could not be sent is known here alone."""
         assert not isinstance(verdict, Ack)
-        dead = isinstance(verdict, DeadLetter)
+        level, what = logging.DEBUG, "message retried"
+        if isinstance(verdict, DeadLetter):
+            level, what = logging.WARNING, "message dead-lettered"
+        elif handled:
+            level, what = (
+                logging.WARNING if verdict.counted else logging.INFO,
+                "what a message emitted could not be sent",
+            )
         logger.log(
-            logging.WARNING if dead else logging.DEBUG,
-            "message dead-lettered" if dead else "message retried",
+            level,
+            what,
             extra={
                 "message_id": envelope.message_id,
                 "topic": envelope.topic,

@@ -1,7 +1,8 @@
 """How a capability joins a host: a plug-in is a function from the host's services to what it contributes.
 
 Plug-ins are found by entry points of the group ``rockbot.handlers`` and switched on by the setting `handlers`. A
-contribution is plain data, so that `rockbot pipeline` can print it and the container can wire it.
+contribution is plain data, so that `rockbot pipeline` can print it and the container can wire it. What a handler is
+written with can be imported from here; `docs/handlers.md` shows one.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, final
 
 from rockbot.agents.roster import Roster
+from rockbot.chain import Order
 from rockbot.consuming import LiveSubscriptions
-from rockbot.errors import ConfigError, MissingExtra
+from rockbot.context import Context
+from rockbot.errors import ConfigError, MissingExtra, PermanentFailure, TemporaryFailure
 from rockbot.events.event import Event
 from rockbot.events.models import LlmResponse
 from rockbot.events.tools import ToolSpec
-from rockbot.handler import EventHandler
+from rockbot.handler import CallNext, EventHandler
 from rockbot.policies import Policy
 from rockbot.settings import Settings
 from rockbot.state.ports import StateStore
@@ -30,7 +33,24 @@ from rockbot_messaging.subscriptions import Subscription, WorkSubscription
 from rockbot_messaging.tracing import NO_TRACING, Tracing
 from rockbot_messaging.trust import Roles
 
-__all__ = ["ENTRY_POINTS", "Contribution", "Link", "Loop", "ModelProbe", "Plugin", "Services", "Signal", "load_plugins"]
+__all__ = [
+    "ENTRY_POINTS",
+    "CallNext",
+    "Context",
+    "Contribution",
+    "Event",
+    "EventHandler",
+    "Link",
+    "Loop",
+    "ModelProbe",
+    "Order",
+    "PermanentFailure",
+    "Plugin",
+    "Services",
+    "Signal",
+    "TemporaryFailure",
+    "load_plugins",
+]
 
 #: The extra that brings a package which handlers may need at import.
 _EXTRAS: Final = {

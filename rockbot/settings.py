@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Final, Literal, final
 
 from pydantic import (
     BaseModel,
@@ -30,6 +30,7 @@ from pydantic_settings import (
     EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from rockbot.errors import ConfigError
@@ -42,16 +43,18 @@ from rockbot.settings_delivery import (
     SubscriptionSettings,
     TrustSettings,
 )
+from rockbot.settings_explaining import ENVIRONMENT, explain, near, unreadable
 from rockbot.settings_history import HistorySettings
 from rockbot.settings_models import BackendSettings, LimitsSettings, ModelSettings, PricesSettings, TierSettings
 from rockbot.settings_providers import AnthropicSettings, CassetteSettings, OpenAiSettings, ScriptedSettings
-from rockbot.settings_sources import Source, agent_places, has, is_setting, merge, read_agents, read_secrets, read_toml
+from rockbot.settings_sources import Source, agent_places, is_setting, merge, read_agents, read_secrets, read_toml
 from rockbot.settings_streaming import StreamingSettings
 from rockbot.settings_telemetry import TelemetrySettings
 from rockbot.settings_tools import ToolSettings
 from rockbot_messaging.topics import check_word
 
 __all__ = [
+    "DEFAULT_HANDLERS",
     "AgentSettings",
     "AnthropicSettings",
     "HostSettings",
@@ -65,6 +68,13 @@ __all__ = [
 OFFLINE_MODEL = "scripted/demo"
 #: Model used when an Anthropic key is in the environment and no model is set.
 ANTHROPIC_MODEL = "anthropic/claude-sonnet-5-5"
+
+
+#: The handlers that come with RockBot, in their order, and the word among `handlers` that stands for them.
+DEFAULT_HANDLERS: Final = (
+    "telemetry", "logging", "deadline", "deduplication", "limits", "agent", "llm", "tools", "scripts",
+)  # fmt: skip
+DEFAULT: Final = "default"
 
 
 class _Section(BaseModel):
@@ -95,7 +105,8 @@ class Settings(BaseSettings):
     """Everything that can be set.
 
     `allow_model_calls` false has every call to a real model fail at once, with its name; the scripted one answers as ever.
-    `scripts` is read by the script service, which validates it by its own model at boot. `model` empty means the offline
+    `default` among `handlers` stands for all that come with RockBot. `scripts` is read by the script service, which validates it
+    by its own model at boot. `model` empty means the offline
     model, or Anthropic's when its key is in the environment. `state_url` empty means a file in the user's state folder,
     `socket` None one in the user's runtime folder.
     """
@@ -108,9 +119,7 @@ class Settings(BaseSettings):
     namespace: str = "rockbot"
     model: str = ""
     default_agent: str = "assistant"
-    handlers: tuple[str, ...] = (
-        "telemetry", "logging", "deadline", "deduplication", "limits", "agent", "llm", "tools", "scripts",
-    )  # fmt: skip
+    handlers: tuple[str, ...] = DEFAULT_HANDLERS
     agents: dict[str, AgentSettings] = Field(default_factory=lambda: {"assistant": AgentSettings()})
     agent_files: AgentFileSettings = AgentFileSettings()
     models: dict[str, ModelSettings] = Field(default_factory=dict)
@@ -138,6 +147,12 @@ class Settings(BaseSettings):
     source: str = "rockbot"
 
     _origin: _Origin = PrivateAttr(default_factory=lambda: _Origin())
+
+    @field_validator("handlers")
+    @classmethod
+    def _default_is_those_that_come_with_us(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        named = (name for each in value for name in (DEFAULT_HANDLERS if each == DEFAULT else (each,)))
+        return tuple(dict.fromkeys(named))
 
     @field_validator("namespace", "default_agent")
     @classmethod
@@ -249,7 +264,7 @@ def load(flags: dict[str, Any] | None = None, *, config: Path | None = None) -> 
         if not Path(secrets).is_dir():
             raise ConfigError(f"ROCKBOT_SECRETS_DIR names {secrets!r}, which is no folder")
         sources.append(Source(f"secret files in {secrets}", read_secrets(Path(secrets))))
-    sources.append(Source("the environment", _read_environment()))
+    sources.append(Source(ENVIRONMENT, _read_environment()))
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     sources.append(Source("command-line flags", given))
     # Files of agents stand where the settings file does: what is nearer to one process goes before them.
@@ -261,7 +276,7 @@ def load(flags: dict[str, Any] | None = None, *, config: Path | None = None) -> 
     try:
         settings = Settings(**merged)
     except ValidationError as exc:
-        raise ConfigError(_explain(exc, sources)) from None
+        raise ConfigError(explain(exc, sources, Settings)) from None
     reread = functools.partial(load, flags, config=config)
     settings._origin = _Origin(agent_places(settings.agents, sources), reread)
     return settings
@@ -271,37 +286,10 @@ def _read_environment() -> dict[str, Any]:
     for name in filter(is_setting, os.environ):
         key = name.removeprefix("ROCKBOT_").split("__")[0].lower()
         if key not in Settings.model_fields:
-            raise ConfigError(f"the environment variable {name} sets no setting: there is no key {key!r}{_near(key)}")
+            raise ConfigError(
+                f"the environment variable {name} sets no setting: there is no key {key!r}{near(key, (), Settings)}"
+            )
     try:
         return dict(EnvSettingsSource(Settings)())
-    except Exception as exc:  # the library raises its own SettingsError for values that are not JSON
-        raise ConfigError(f"an environment variable cannot be read: {exc}") from None
-
-
-def _near(key: str, section: Sequence[str] = ()) -> str:
-    import difflib
-
-    match section:
-        case []:
-            known = list(Settings.model_fields)
-        case ["agents", _]:
-            known = list(AgentSettings.model_fields)
-        case _:
-            known = []
-    close = difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def _explain(exc: ValidationError, sources: Sequence[Source]) -> str:
-    lines = []
-    for error in exc.errors(include_url=False, include_input=False):
-        path = [str(part) for part in error["loc"]]
-        known = path[:-1] if error["type"] == "missing" else path
-        origin = next((source for source in reversed(sources) if known and has(source.values, known)), None)
-        where = f" (from {origin.at(path)})" if origin else ""
-        if error["type"] == "extra_forbidden":
-            lines.append(f"unknown setting {'.'.join(path)!r}{where}{_near(path[-1], path[:-1])}")
-        else:
-            message = error["msg"].removeprefix("Value error, ")
-            lines.append(f"setting {'.'.join(path)!r}{where}: {message}" if path else message)
-    return "; ".join(lines)
+    except SettingsError as exc:
+        raise ConfigError(unreadable(exc, os.environ, Settings)) from None

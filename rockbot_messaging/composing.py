@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypedDict, Unpack
 
 from rockbot_messaging.clock import Clock, IdSource, RandomIds, SystemClock
-from rockbot_messaging.envelope import HeaderValue, MessageEnvelope
+from rockbot_messaging.envelope import HeaderValue, MessageEnvelope, ReturnAddress
 from rockbot_messaging.topics import check_topic
 
-__all__ = ["Model", "content", "outgoing"]
+__all__ = ["FurtherFields", "Model", "content", "outgoing"]
 
 _JSON: Final = "application/json"
 _RESERVED: Final = ("x-", "rockbot-")
@@ -23,6 +23,23 @@ class Model(Protocol):
     def model_dump_json(self) -> str:
         """The model as JSON."""
         ...
+
+
+class FurtherFields(TypedDict, total=False):
+    """What else of an envelope a publisher may say."""
+
+    tenant: str
+    correlation_id: str | None
+    reply_to: str | None
+    destination: str | None
+    causation_id: str | None
+    conversation_id: str | None
+    root_task_id: str | None
+    deadline_ms: int | None
+    return_address: ReturnAddress | None
+    traceparent: str | None
+    tracestate: str | None
+    durable: bool
 
 
 def outgoing(
@@ -37,7 +54,7 @@ def outgoing(
     headers: Mapping[str, HeaderValue] | None = None,
     clock: Clock | None = None,
     ids: IdSource | None = None,
-    **fields: Any,
+    **fields: Unpack[FurtherFields],
 ) -> MessageEnvelope:
     """An envelope ready to be published.
 
@@ -51,7 +68,7 @@ def outgoing(
         timeout: seconds after which nobody is interested in it any more (its deadline).
         headers: free ones.
         clock, ids: where instant and id come from.
-        fields: further fields of the envelope (`correlation_id`, `conversation_id`, `tenant`, ...).
+        fields: further fields of the envelope, as in `FurtherFields`.
 
     Raises:
         InvalidTopic: the topic breaks the grammar.

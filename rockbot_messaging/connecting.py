@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypedDict
 
 from rockbot_messaging.broker_urls import scheme_of
 from rockbot_messaging.errors import MessagingError
@@ -15,9 +15,19 @@ if TYPE_CHECKING:
     from rockbot_messaging.ports import MessageBus
     from rockbot_messaging.signing import Signer
 
-__all__ = ["ProviderMissing", "bus_at", "connect"]
+__all__ = ["BusOptions", "ProviderMissing", "bus_at", "connect"]
 
 _THRESHOLD: Final = 64 * 1024
+
+
+class BusOptions(TypedDict, total=False):
+    """Further arguments of `bus_at`."""
+
+    namespace: str
+    connect_timeout: float
+    signer: Signer | None
+    artifacts: ArtifactStore | None
+    threshold: int
 
 
 class ProviderMissing(MessagingError, ImportError):

@@ -16,6 +16,7 @@ __all__ = [
     "LettersBusy",
     "MessagingError",
     "NotConfirmed",
+    "TimedOut",
     "TopologyMismatch",
     "Undecodable",
     "Unroutable",
@@ -68,6 +69,10 @@ class LetterNotFound(MessagingError, LookupError):
 
 class LettersBusy(MessagingError):
     """Another process is at work on the same dead-letter queue and did not end in time; nothing was changed."""
+
+
+class TimedOut(MessagingError, TimeoutError):
+    """No reply came in time; the text says what to look at. The request may still be under way, or have been handled."""
 
 
 class Closed(MessagingError):

@@ -15,7 +15,7 @@ from typing import Final, Self, final
 
 from rockbot_messaging.clock import Clock, IdSource, RandomIds, SystemClock
 from rockbot_messaging.envelope import MessageEnvelope
-from rockbot_messaging.errors import Closed, MessagingError
+from rockbot_messaging.errors import Closed, TimedOut
 from rockbot_messaging.measures import NO_MEASURES, Measures, Names
 from rockbot_messaging.ports import Consumption, Door, MessageBus
 from rockbot_messaging.subscriptions import WatchSubscription
@@ -30,10 +30,6 @@ _ACK: Final = Ack()
 _REMEMBERED: Final = 10_000
 #: Seconds that closing the reply queue may take.
 _STOP_TIMEOUT: Final = 2.0
-
-
-class TimedOut(MessagingError, TimeoutError):
-    """No reply came in time; the text says what to look at. The request may still be under way, or have been handled."""
 
 
 @final

@@ -15,9 +15,9 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final, Self, TypeVar, final
+from typing import Any, Final, Self, TypeVar, Unpack, final
 
-from rockbot_messaging.connecting import bus_at
+from rockbot_messaging.connecting import BusOptions, bus_at
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.errors import Closed
 from rockbot_messaging.ports import BusHealth, Door, MessageBus
@@ -51,7 +51,7 @@ class SyncPublisher:
         options: for an address: `namespace`, `connect_timeout`, `signer`, `artifacts`, `threshold`.
     """
 
-    def __init__(self, bus: str | Callable[[], MessageBus], **options: Any) -> None:
+    def __init__(self, bus: str | Callable[[], MessageBus], **options: Unpack[BusOptions]) -> None:
         if callable(bus):
             if options:
                 raise TypeError("options belong to an address; a function makes its bus as it likes")
@@ -298,7 +298,7 @@ async def _unless(stop: asyncio.Event, opening: Coroutine[Any, Any, None]) -> No
         stopping.cancel()
 
 
-def _maker(url: str, options: dict[str, Any]) -> Callable[[], MessageBus]:
+def _maker(url: str, options: BusOptions) -> Callable[[], MessageBus]:
     return lambda: bus_at(url, **options)
 
 

@@ -385,6 +385,22 @@ async def test_a_tool_call_without_a_return_address_is_a_retry_like_any_other() 
     assert verdict.counted
 
 
+@pytest.mark.parametrize(
+    ("problem", "level"), [(Unroutable("test.pong"), logging.WARNING), (BrokerUnreachable("away"), logging.INFO)]
+)
+async def test_a_message_that_was_handled_and_comes_again_says_why(
+    problem: Exception, level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def tells(event: Event, context: Context, call_next: CallNext) -> None:
+        context.emit(Pong(), topic="test.pong")
+
+    with caplog.at_level(logging.INFO):
+        assert isinstance(await Bench(tells, lambda _: problem).dispatch(), Retry)
+    (record,) = [record for record in caplog.records if record.name == "rockbot.dispatcher"]
+    assert (record.levelno, record.message) == (level, "what a message emitted could not be sent")
+    assert record.__dict__["error"].startswith(f"{type(problem).__name__}: {problem}")
+
+
 async def test_a_vanished_reply_queue_never_fails_the_turn(caplog: pytest.LogCaptureFixture) -> None:
     from rockbot.context import Emission
 

@@ -10,7 +10,7 @@ import pytest
 
 from rockbot.errors import ConfigError
 from rockbot.processes import compose_host
-from rockbot.settings import AgentSettings, HostSettings, Settings, load
+from rockbot.settings import DEFAULT_HANDLERS, AgentSettings, HostSettings, Settings, load
 from rockbot.settings_delivery import SubscriptionSettings
 from rockbot_messaging.subscriptions import Rate, WorkSubscription
 
@@ -89,6 +89,21 @@ def test_secret_files_reach_nested_keys_and_skip_what_is_hidden(secrets: Path) -
     assert settings.broker_url.get_secret_value() == "amqp://u:pw@h"
 
 
+@pytest.mark.parametrize(
+    ("named", "meant"),
+    [
+        ('["default", "till"]', (*DEFAULT_HANDLERS, "till")),
+        ('["till", "default"]', ("till", *DEFAULT_HANDLERS)),
+        ('["agent", "default"]', ("agent", *(name for name in DEFAULT_HANDLERS if name != "agent"))),
+    ],
+)
+def test_default_among_the_handlers_stands_for_those_that_come_with_rockbot(
+    named: str, meant: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROCKBOT_HANDLERS", named)
+    assert load().handlers == meant
+
+
 def test_structured_values_come_from_the_environment_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROCKBOT_HANDLERS", '["agent"]')
     assert load().handlers == ("agent",)
@@ -143,7 +158,7 @@ def test_variables_that_kubernetes_puts_there_are_no_settings(name: str, monkeyp
         ("[agents.'a b']", "setting 'agents' (from rockbot.toml, line 1): 'a b' is not a legal topic word"),
         ("default_agent = 'ghost'", "default_agent 'ghost' is not defined under [agents] (defined: assistant)"),
         ("[agents.coder]", "default_agent 'assistant' is not defined under [agents] (defined: coder)"),
-        ("host = 5", "setting 'host' (from rockbot.toml, line 1): Input should be a valid dictionary"),
+        ("host = 5", "setting 'host' (from rockbot.toml, line 1): expected a table"),
         ("host = {", "the settings file rockbot.toml is not valid TOML: "),
     ],
 )
@@ -159,9 +174,28 @@ def test_an_error_names_the_key_and_where_it_was_read(text: str, said: str) -> N
     [
         ("ROCKBOT_MODLE", "x", "the environment variable ROCKBOT_MODLE sets no setting: there is no key 'modle'; did"),
         ("ROCKBOT_CONFIGG", "x", "the environment variable ROCKBOT_CONFIGG sets no setting"),
-        ("ROCKBOT_HOST__PREFETHC", "1", "unknown setting 'host.prefethc' (from the environment)"),
+        (
+            "ROCKBOT_HOST__PREFETHC",
+            "1",
+            "unknown setting 'host.prefethc' (from the environment); did you mean 'prefetch",
+        ),
+        (
+            "ROCKBOT_SUBSCRIPTIONS__TILL__RETRY__BACKOF",
+            "none",
+            "unknown setting 'subscriptions.till.retry.backof' (from the environment); did you mean 'backoff'?",
+        ),
         ("ROCKBOT_HOST__PREFETCH", "many", "setting 'host.prefetch' (from the environment): Input should be a valid"),
-        ("ROCKBOT_HANDLERS", "agent,llm", "an environment variable cannot be read: "),
+        (
+            "ROCKBOT_HANDLERS",
+            "agent,llm",
+            "the environment variable ROCKBOT_HANDLERS cannot be read: a list or a table",
+        ),
+        (
+            "ROCKBOT_TOOLS__RUN",
+            "crm",
+            "setting 'tools.run' (from the environment): expected a list, in the environment as",
+        ),
+        ("ROCKBOT_HOST", "3", "setting 'host' (from the environment): expected a table"),
     ],
 )
 def test_an_error_names_the_environment(name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,6 +114,25 @@ async def test_a_failure_is_told_once_in_a_line_and_raised_again(
     told: Any = record
     assert (record.message, told.outcome, told.error) == ("message failed", "TemporaryFailure", "no luck")
     assert bool(record.exc_info) is (level == logging.DEBUG)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(KeyError("stock"), True), (TemporaryFailure("later"), False), (PermanentFailure("never"), False)],
+)
+async def test_an_unforeseen_error_is_told_with_the_place_that_raised_it(
+    compose: Compose, make_context: Any, caplog: pytest.LogCaptureFixture, error: Exception, told: bool
+) -> None:
+    async def act(event: Event, context: Context) -> None:
+        raise error
+
+    caplog.set_level(logging.INFO)
+    with pytest.raises(type(error)):
+        await compose(Work(act), logs).run(INVOKE, make_context(INVOKE, "tool.invoke.x"))
+    (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    place: Any = record.__dict__["raised_at"]
+    assert bool(place) is told
+    assert not told or (Path(__file__).name in place and place.endswith("act"))
 
 
 async def test_waiting_is_no_failure(compose: Compose, make_context: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,8 +1,8 @@
 """One log record per message handled: what it was, whose it was, what became of it, and how long that took.
 
 Messages of the records are constants and everything else is a field, so that logs can be searched. Bodies appear at DEBUG
-only; a failure is told once, at WARNING, in one line, and its traceback at DEBUG. Waiting (throttled, busy elsewhere) is no
-failure and is told at INFO.
+only; a failure is told once, at WARNING, in one line with the place that raised it, and its traceback at DEBUG. Waiting
+(throttled, busy elsewhere) is no failure and is told at INFO.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 from typing import Any, Final, final
 
 from rockbot.context import Context
-from rockbot.errors import TemporaryFailure
+from rockbot.errors import PermanentFailure, TemporaryFailure
 from rockbot.events import Event
 from rockbot.handler import CallNext
 from rockbot.logs import IN_HAND
@@ -76,7 +76,7 @@ class LoggingLink:
         fields = self._outcome(event, context, began, type(exc).__name__)
         self._logger.warning(
             "message failed",
-            extra={**fields, "error": " ".join(str(exc).split())},
+            extra={**fields, "error": " ".join(str(exc).split()), "raised_at": _place(exc)},
             exc_info=self._logger.isEnabledFor(logging.DEBUG),
         )
 
@@ -88,6 +88,16 @@ class LoggingLink:
             "duration_ms": round(took, 3),
             "emitted": len(context.emissions),
         }
+
+
+def _place(exc: Exception) -> str:
+    """File, line and function that an unforeseen error came out of; nothing for what a handler meant to say."""
+    if isinstance(exc, TemporaryFailure | PermanentFailure):
+        return ""
+    at = exc.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    return "" if at is None else f"{at.tb_frame.f_code.co_filename}:{at.tb_lineno} in {at.tb_frame.f_code.co_qualname}"
 
 
 def _fields(event: Event, context: Context) -> dict[str, Any]:
