@@ -46,7 +46,7 @@ async def list_approvals(
     from rockbot.cli.render import Grid
     from rockbot.cli.views import instant
 
-    async with call.operator(composed=True) as operator:
+    async with call.operator(stored=True) as operator:
         page = await operator.approvals(tenant=tenant, limit=limit, after=after)
     rows = [
         (each.approval_id, each.kind, each.agent, each.tool, _asked(each), instant(each.expires_ms))
@@ -60,7 +60,7 @@ async def list_approvals(
 
 async def show(call: Invocation, id: Id, tenant: Tenant = "default") -> None:
     """One approval or question, with the arguments it is about."""
-    async with call.operator(composed=True) as operator:
+    async with call.operator(stored=True) as operator:
         found = await operator.approval(id, tenant=tenant)
     call.screen.show(found, _view(found))
 

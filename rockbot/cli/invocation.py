@@ -87,11 +87,11 @@ class Invocation:
         return self._settings
 
     @asynccontextmanager
-    async def operator(self, *, composed: bool = False) -> AsyncIterator[Operator]:
+    async def operator(self, *, composed: bool = False, stored: bool = False) -> AsyncIterator[Operator]:
         """The operator that the settings lead to; see `rockbot.operators.open.open_operator`."""
         from rockbot.operators.open import open_operator
 
-        async with open_operator(self.settings(), composed=composed) as operator:
+        async with open_operator(self.settings(), composed=composed, stored=stored) as operator:
             yield operator
 
 

@@ -87,18 +87,25 @@ def interruptible(screen: Screen) -> Iterator[asyncio.Event]:
 
 
 async def follow(call: Invocation, stream: AsyncIterator[Progress]) -> Followed:
-    """Run a long action to its end, showing how far it is."""
+    """Run a long action to its end, showing how far it is, also when an error ends it."""
     steps: Any = stream
     last: Progress | None = None
     with interruptible(call.screen) as stop, _meter(call.screen) as meter:
-        async with aclosing(steps):
-            async for progress in steps:
-                last = progress
-                if progress.done:
-                    continue  # the stream may have something to put in order yet
-                meter.tell(progress)
-                if stop.is_set():
-                    return Followed(last, interrupted=True)
+        try:
+            async with aclosing(steps):
+                async for progress in steps:
+                    last = progress
+                    if progress.done:
+                        continue  # the stream may have something to put in order yet
+                    meter.tell(progress)
+                    if stop.is_set():
+                        return Followed(last, interrupted=True)
+        except Exception:
+            if last is not None:
+                verb = _VERBS[last.action][last.dry_run]
+                call.screen.say(f"{verb} {last.worked} of {count(last.total)}, then came the error below", "warn")
+                call.screen.say("when it is mended, the same command goes on with the rest", "warn")
+            raise
     return Followed(last, interrupted=False)
 
 

@@ -71,7 +71,7 @@ async def list_tasks(
         since_ms=None if since is None else instant_ms(since, now_ms),
         before_ms=None if before is None else instant_ms(before, now_ms),
     )
-    async with call.operator(composed=True) as operator:
+    async with call.operator(stored=True) as operator:
         page = await operator.tasks(which, limit=limit, after=after)
         while not page.tasks and page.next is not None:
             page = await operator.tasks(which, limit=limit, after=page.next)
@@ -86,7 +86,7 @@ async def show(
     tenant: Tenant = "default",
 ) -> None:
     """One task: what was asked, how it stands or ended, what it used."""
-    async with call.operator(composed=True) as operator:
+    async with call.operator(stored=True) as operator:
         found = await operator.task(task, tenant=tenant)
     call.screen.show(found, _view(found))
 

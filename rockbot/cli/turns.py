@@ -40,7 +40,7 @@ async def show(call: Invocation, task: Task, tenant: Tenant = "default") -> None
     """A task: what was asked, what was answered, what it took, and what it waits for."""
     from rockbot.cli.turns_views import story_blocks
 
-    async with call.operator(composed=True) as operator:
+    async with call.operator(stored=True) as operator:
         story = await operator.turns.story(task, tenant=tenant)
     call.screen.show(story.model_copy(update={"steps": ()}), story_blocks(story))
 
@@ -52,7 +52,7 @@ async def timeline(call: Invocation, task: Task, tenant: Tenant = "default") -> 
     """
     from rockbot.cli.turns_views import timeline_blocks
 
-    async with call.operator(composed=True) as operator:
+    async with call.operator(stored=True) as operator:
         story = await operator.turns.story(task, tenant=tenant)
     call.screen.show([*story.steps, *story.waits_for], timeline_blocks(story))
 
@@ -92,7 +92,7 @@ async def fork(
     """Copy a conversation as it was after any step, to go on from there; the original stays as it is."""
     from rockbot.cli.turns_views import fork_blocks
 
-    async with call.operator(composed=True) as operator:
+    async with call.operator(stored=True) as operator:
         made = await operator.turns.fork(conversation, at=at, name=name, tenant=tenant)
     call.screen.show(made, fork_blocks(made))
 

@@ -31,16 +31,22 @@ _PATIENCE: Final = 5.0
 
 
 @asynccontextmanager
-async def open_operator(settings: Settings, *, composed: bool = False) -> AsyncIterator[Operator]:
+async def open_operator(settings: Settings, *, composed: bool = False, stored: bool = False) -> AsyncIterator[Operator]:
     """An operator for the length of a block.
 
     `composed` says that dead letters, tasks or the pipeline will be asked for: over a broker this process then has to know the
     host's subscriptions, which it builds from the settings, and opens the state store they name for the index of letters.
+    `stored` says that only what is in that store will be asked for: no broker is needed then, so that turns can be looked at
+    while it is away.
 
     Raises:
         ConfigError, MissingExtra, BrokerUnreachable. (A socket nobody listens on is found out by the first call.)
     """
-    operator = _socket_operator(settings) if is_embedded(settings) else await _bus_operator(settings, composed=composed)
+    operator: Operator
+    if is_embedded(settings):
+        operator = _socket_operator(settings)
+    else:
+        operator = await _bus_operator(settings, composed=composed or stored, connected=not stored)
     try:
         yield operator
     finally:
@@ -106,7 +112,7 @@ def _socket_operator(settings: Settings) -> Operator:
     return SocketOperator(settings.socket_path)
 
 
-async def _bus_operator(settings: Settings, *, composed: bool) -> BusOperator:
+async def _bus_operator(settings: Settings, *, composed: bool, connected: bool) -> BusOperator:
     clock, ids = SystemClock(), RandomIds()
     if not composed:
         bus = make_bus(settings, clock=clock, ids=ids, patience=_PATIENCE)
@@ -138,7 +144,8 @@ async def _bus_operator(settings: Settings, *, composed: bool) -> BusOperator:
     except StateError as exc:
         dead_letters = history = turns = exc
     try:
-        await bus.open()
+        if connected:
+            await bus.open()
     except BaseException:
         await close()
         raise

@@ -148,6 +148,29 @@ def test_an_unreachable_broker_is_exit_code_4_without_its_password(alone: Alone)
     assert "hunter2" not in ran.err
 
 
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("tasks list", 0, "no such tasks"),
+        ("turn list", 0, "no such tasks"),
+        ("tasks show abcdef", 1, "no task 'abcdef' is known"),
+        ("turn show abcdef", 1, "there is no task 'abcdef'"),
+        ("turn timeline abcdef", 1, "there is no task 'abcdef'"),
+        ("turn fork abcdef", 1, "there is no conversation 'abcdef'"),
+        ("approvals list", 0, "nobody is asked anything"),
+        ("approvals show abcdef", 1, "nothing is asked under 'abcdef'"),
+        ("costs", 0, ""),
+    ],
+)
+def test_what_lies_in_the_state_store_is_told_while_the_broker_is_away(
+    alone: Alone, tmp_path: Path, command: str, code: int, said: str
+) -> None:
+    state = f"sqlite:///{tmp_path}/state.db"
+    ran = alone("--broker", "amqp://127.0.0.1:1/", "--state", state, *command.split())
+    assert ran.code == code, ran.err
+    assert said in ran.out + ran.err
+
+
 def test_an_unknown_broker_scheme_is_exit_code_3(alone: Alone) -> None:
     ran = alone("--broker", "kafka://host", "publish", "a.b", "--body", "x")
     assert (ran.code, "kafka" in ran.err) == (3, True)

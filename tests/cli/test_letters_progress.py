@@ -7,10 +7,16 @@ import json
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator
 
 import pytest
 from cli.conftest import Cli
 from gateway.fake_agent import FakeHost, bury
+
+from rockbot.cli.invocation import Invocation
+from rockbot.cli.letters_progress import follow
+from rockbot.letters.models import Progress
+from rockbot_messaging.errors import BrokerUnreachable
 
 QUEUE = "agent.assistant"
 GOOD = b'{"input": "silent"}'
@@ -139,3 +145,16 @@ async def test_a_question_is_answered_or_interrupted_at_a_terminal(host: FakeHos
     assert (code, out) == (130, "")
     assert b"Traceback" not in session.screen
     assert len(await host.lying()) == 3
+
+
+async def test_an_error_on_the_way_leaves_word_of_how_far_it_came(capfd: pytest.CaptureFixture[str]) -> None:
+    async def breaks() -> AsyncIterator[Progress]:
+        yield Progress(action="replay", total=10, seen=4, worked=4)
+        raise BrokerUnreachable("the broker is gone")
+
+    with pytest.raises(BrokerUnreachable):
+        await follow(Invocation(), breaks())
+    assert capfd.readouterr().err.splitlines() == [
+        "sent on 4 of 10 letters, then came the error below",
+        "when it is mended, the same command goes on with the rest",
+    ]

@@ -171,6 +171,7 @@ def test_closing_while_others_publish_hangs_nobody() -> None:
 
 def test_an_interruption_while_waiting_leaves_the_publisher_usable() -> None:
     bus = EchoBus(silent=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background of a shell begins without it
 
     def interrupt() -> None:
         bus.asked.wait(10)
