@@ -64,6 +64,18 @@ def test_documented_values_render_to_what_a_cluster_takes(block: dict[str, Any],
             load(config=path)
 
 
+def test_an_image_of_ones_own_is_taken_by_whatever_composes_a_host() -> None:
+    (values,) = [block for block in BLOCKS if block.get("host", {}).get("repository")]
+    images = {
+        name: [container["image"] for container in pod["containers"]]
+        for name, pod in pods(_release({**values, "toolbox": {**values["toolbox"], "enabled": True}}))
+    }
+    own = {name for name, used in images.items() if "acme-host:0.1.0" in used}
+    composing = {name for name in images if re.search("host|toolbox|topology", name)}
+    assert len(composing) == 3
+    assert composing <= own
+
+
 def test_the_documented_secrets_have_what_the_documented_values_ask_for() -> None:
     made: dict[str, set[str]] = {}
     for line in _lines():
