@@ -50,7 +50,8 @@ class OutboxRecovery:
         """Work through what is open now; returns how many commands were published.
 
         A command that cannot be published for a reason of its own is logged and waits as if it had been sent; it holds up
-        no other.
+        no other. One that nobody receives, and nobody waits for, has been sent: it is in the unrouted queue, from where it can
+        be sent on, and each further try would put a copy beside it.
 
         Raises:
             StateUnavailable, MessagingError: what was not published stays open.
@@ -69,7 +70,7 @@ class OutboxRecovery:
                         "a command cannot be published",
                         extra={"message_id": row.id, "error": f"{type(exc).__name__}: {exc}"},
                     )
-                    if not row.awaits_answer:
+                    if not row.awaits_answer and not isinstance(exc, Unroutable):
                         continue  # marking would forget it
                 await self._store.mark_sent([row.id])
             if len(rows) < _BATCH:

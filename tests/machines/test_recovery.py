@@ -137,6 +137,19 @@ async def test_a_command_that_nobody_takes_holds_up_no_other(store: StateStore, 
     assert bad in desk.ids, "it was given up"
 
 
+async def test_what_nobody_receives_and_nobody_waits_for_is_kept_unrouted_once(
+    store: StateStore, clock: FakeClock
+) -> None:
+    _, fact = await add(store, clock)
+    desk = Desk(lambda envelope: Unroutable("test.desk") if envelope.message_id == fact else None)
+    for _ in range(10):
+        clock.advance(600)
+        tried = desk.tried
+        await recovery(store, desk, clock).run_once()
+        assert desk.tried <= tried + 2
+    assert desk.tried == len(desk.ids) + 1, "each try would put another copy into the unrouted queue"
+
+
 async def test_an_unreadable_row_holds_up_no_other(store: StateStore, clock: FakeClock) -> None:
     await store.append(
         Append(
