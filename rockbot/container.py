@@ -6,8 +6,6 @@ dependency-injector make every dependent a future at run time, whatever its type
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
@@ -28,6 +26,7 @@ from rockbot.letters.service import LetterService
 from rockbot.machines.recovery import OutboxRecovery, TimerSweeper
 from rockbot.outgoing import Outgoing
 from rockbot.plugins import Loop, Plugin, Services, Signal, load_plugins
+from rockbot.presence import process_owner
 from rockbot.receiving import OrderedReceiving, Receiving
 from rockbot.settings import Settings
 from rockbot.state.desk.retention import history_loops
@@ -47,12 +46,7 @@ from rockbot_messaging.regulation import Regulation, StartMarks
 from rockbot_messaging.subscriptions import WorkSubscription
 from rockbot_messaging.tracing import Tracing
 
-__all__ = ["HostContainer", "compose", "known_work", "process_owner"]
-
-
-def process_owner(ids: IdSource) -> str:
-    """A name for this process in claims and leases: readable, and never used again."""
-    return f"{socket.gethostname()}:{os.getpid()}:{ids.new_id()[:8]}"
+__all__ = ["HostContainer", "compose", "known_work"]
 
 
 def _signal(bus: MessageBus) -> Signal:

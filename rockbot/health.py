@@ -11,12 +11,14 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
-from rockbot.agents.roster import ReloadStatus
 from rockbot.telemetry.exposition import CONTENT_TYPE, Exposition
 from rockbot_messaging.ports import MessageBus
 from rockbot_messaging.regulation import OutageStatus
+
+if TYPE_CHECKING:
+    from rockbot.agents.roster import ReloadStatus
 
 __all__ = ["Health", "HealthServer"]
 

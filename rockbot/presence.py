@@ -6,22 +6,32 @@ Health endpoints answer whoever can reach the process; an operator with nothing 
 from __future__ import annotations
 
 import dataclasses
+import os
+import socket
 from collections.abc import Callable, Sequence
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from rockbot.agents.roster import ReloadStatus
 from rockbot.state.keys import Key, key, prefix
 from rockbot.state.ports import StateStore
+from rockbot_messaging.clock import IdSource
 from rockbot_messaging.ports import MessageBus
 from rockbot_messaging.regulation import OutageStatus
 
-__all__ = ["REFRESH_SECONDS", "Presence", "ProcessStatus", "ToldAgents", "ToldOutage", "processes"]
+if TYPE_CHECKING:
+    from rockbot.agents.roster import ReloadStatus
+
+__all__ = ["REFRESH_SECONDS", "Presence", "ProcessStatus", "ToldAgents", "ToldOutage", "process_owner", "processes"]
 
 #: Seconds between two writes of a row; it is forgotten when six of them are missing.
 REFRESH_SECONDS: Final = 10.0
 _TTL_SECONDS: Final = 6 * REFRESH_SECONDS
+
+
+def process_owner(ids: IdSource) -> str:
+    """A name for this process in claims and leases: readable, and never used again."""
+    return f"{socket.gethostname()}:{os.getpid()}:{ids.new_id()[:8]}"
 
 
 class _Told(BaseModel):

@@ -7,8 +7,10 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rockbot.agents.roster import Roster
+if TYPE_CHECKING:
+    from rockbot.agents.roster import Roster
 
 __all__ = ["reload_on_hangup", "stop_on_signals"]
 

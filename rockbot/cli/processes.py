@@ -156,7 +156,7 @@ async def run(
 
 async def scripts(call: Invocation) -> None:
     """The script service for a broker, until SIGTERM."""
-    from rockbot.processes import run_service
+    from rockbot.service_process import run_service
     from rockbot.signals import stop_on_signals
 
     settings = call.settings()

@@ -76,7 +76,8 @@ def work_of(settings: Settings) -> Work:
     """
     from importlib.metadata import entry_points
 
-    from rockbot.processes import build_service, compose_host
+    from rockbot.processes import compose_host
+    from rockbot.service_process import build_service
     from rockbot.services import ENTRY_POINTS
     from rockbot_messaging.memory import MemoryBus
 

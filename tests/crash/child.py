@@ -25,7 +25,7 @@ from rockbot.container import compose, known_work
 from rockbot.events import AgentResponse, AgentTask, ApprovalDecision, ApprovalRequest
 from rockbot.operators.faults import ApprovalNotFound
 from rockbot.operators.people import PeopleDesk
-from rockbot.processes import build_service
+from rockbot.service_process import build_service
 from rockbot.settings import load
 from rockbot.signals import stop_on_signals
 from rockbot.state.ledger import StateLedger

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from e2e.processes import ROCKBOT, environment
+from e2e.processes import ROCKBOT, environment, rockbot
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -23,6 +23,13 @@ HEAVY = frozenset(
     {
         *("anthropic", "openai", "httpx2", "mcp", "redis", "asyncpg", "kubernetes", "wasmtime", "componentize_py"),
         *("fastapi", "starlette", "uvicorn", "opentelemetry.sdk", "opentelemetry.exporter", "requests", "rich.console"),
+    }
+)
+#: What hosts are made of, and services are not.
+HOSTS = frozenset(
+    {
+        *("dependency_injector", "rockbot.container", "rockbot.host", "rockbot.dispatcher", "rockbot.agents.roster"),
+        *("rockbot.machines.turn", "rockbot.letters.service", "rockbot.inbox", "rockbot.tools", "rockbot_handlers"),
     }
 )
 
@@ -64,6 +71,7 @@ async def _loaded(*command: str, until: Sequence[str], env: dict[str, str], cwd:
         ("run", "host consumes", "sqlite", set()),
         # The client of Redis looks for the SDK by itself.
         ("run", "host consumes", "redis", {"redis", "opentelemetry.sdk"}),
+        ("run", "host consumes", "postgres", {"asyncpg"}),
         ("scripts", "service consumes", "sqlite", set()),
     ],
 )
@@ -79,15 +87,38 @@ async def test_a_process_imports_the_large_libraries_of_its_settings_alone(
     env = environment(
         ROCKBOT_BROKER_URL=amqp_url,
         ROCKBOT_NAMESPACE=f"imports-{command}-{state}",
-        ROCKBOT_STATE_URL=request.getfixturevalue("redis_node").url
-        if state == "redis"
-        else f"sqlite:///{tmp_path / 'state.db'}",
+        ROCKBOT_STATE_URL=f"sqlite:///{tmp_path / 'state.db'}"
+        if state == "sqlite"
+        else request.getfixturevalue({"redis": "redis_node", "postgres": "postgres"}[state]).url,
         ROCKBOT_MODEL="scripted/demo",
         ROCKBOT_HOST__LOG_FORMAT="json",
     )
     (found,) = await _loaded(command, until=[until], env=env, cwd=tmp_path)
     assert "aio_pika" in found
     assert HEAVY & found.keys() == wanted
+    if command == "scripts":
+        assert not HOSTS & found.keys()
+
+
+async def test_help_and_dead_letters_import_neither_sdks_nor_servers(amqp_url: str, tmp_path: Path) -> None:
+    env = environment(
+        ROCKBOT_BROKER_URL=amqp_url,
+        ROCKBOT_NAMESPACE="imports-cli",
+        ROCKBOT_STATE_URL=f"sqlite:///{tmp_path / 'state.db'}",
+        ROCKBOT_MODEL="anthropic/claude-test",
+        ROCKBOT_ANTHROPIC__API_KEY="k",
+        PYTHONPROFILEIMPORTTIME="1",
+    )
+    found: dict[str, dict[str, int]] = {}
+    for command in ("--version", "--help", "dlq list"):
+        code, _, errors = await rockbot(command.split(), env=env, cwd=tmp_path)
+        assert code == 0, errors[-4000:]
+        found[command] = dict(_imports(errors))
+    assert not HEAVY & found["dlq list"].keys()
+    assert not (HEAVY - {"rich.console"}) & found["--help"].keys()  # help is drawn with it
+    for command in ("--version", "--help"):
+        assert not {"aio_pika", "dependency_injector", "rockbot.settings", "rockbot.events"} & found[command].keys()
+        assert len(found[command]) < 0.75 * len(found["dlq list"])
 
 
 async def test_the_sdks_of_model_providers_are_imported_when_the_host_is_ready_and_not_before(
