@@ -30,6 +30,8 @@ _log = logging.getLogger("rockbot_messaging.rabbitmq")
 
 #: Seconds between two log records of one outage.
 _SAY_AGAIN: Final = 60.0
+#: Seconds that are enough for an attempt to learn why it fails.
+_FAIR: Final = 1.0
 
 
 @final
@@ -47,6 +49,7 @@ class Link:
         self._keeper: asyncio.Task[None] | None = None
         self._closed = False
         self._hopeless = False
+        self._out_of_time = False
         self.trouble = "not opened"
 
     @property
@@ -64,14 +67,19 @@ class Link:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._settings.connect_timeout
         self._closed = False
+        told: BrokerUnreachable | None = None
         while True:
+            left = deadline - loop.time()
             try:
-                self._session = await self._connect(deadline - loop.time())
+                self._session = await self._connect(left)
                 break
-            except BrokerUnreachable:
+            except BrokerUnreachable as exc:
+                # An attempt that the limit cut short says less than the one before it.
+                if told is None or left >= _FAIR or not self._out_of_time:
+                    told = exc
                 pause = self._pauses.next()
                 if self._hopeless or loop.time() + pause >= deadline:
-                    raise
+                    raise told from None
                 await asyncio.sleep(pause)
         self._keeper = asyncio.create_task(self._keep(), name=f"rabbitmq {self._purpose} connection")
 
@@ -169,7 +177,8 @@ class Link:
             self._members.found(member)
             return session
         # Waiting cures nothing when every member refuses for good; of several, one may yet come up.
-        self._hopeless = all(refusal.for_good for refusal in refusals.values())
+        self._hopeless = bool(refusals) and all(refusal.for_good for refusal in refusals.values())
+        self._out_of_time = all(refusal.out_of_time for refusal in refusals.values())
         texts = {str(refusal) for refusal in refusals.values()}
         if len(texts) == 1:
             self.trouble = texts.pop()
@@ -204,7 +213,7 @@ class Link:
                 or (stream is not None and stream.close_code in (403, 530))
             )
             reason = (stream.close_reason if stream is not None else "") or _reason(exc)
-            raise _Refusal(reason, for_good=for_good) from None
+            raise _Refusal(reason, for_good=for_good, out_of_time=isinstance(exc, TimeoutError)) from None
 
     def _explain(self, trouble: str) -> str:
         where = f"RabbitMQ at {self._settings.address} (virtual host {self._settings.vhost!r})"
@@ -212,11 +221,12 @@ class Link:
 
 
 class _Refusal(Exception):
-    """A member cannot be used, and whether that is going to stay so."""
+    """A member cannot be used, whether that is going to stay so, and whether there was only no time to learn why."""
 
-    def __init__(self, reason: str, *, for_good: bool) -> None:
+    def __init__(self, reason: str, *, for_good: bool, out_of_time: bool) -> None:
         super().__init__(reason)
         self.for_good = for_good
+        self.out_of_time = out_of_time
 
 
 def _reason(exc: BaseException) -> str:

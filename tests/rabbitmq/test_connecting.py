@@ -49,6 +49,32 @@ async def test_a_server_that_never_answers_is_given_up_in_time() -> None:
     silent.close()
 
 
+async def test_a_last_attempt_that_is_cut_short_hides_nothing_of_what_was_met_before() -> None:
+    met: list[asyncio.StreamWriter] = []
+
+    async def refuse_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        met.append(writer)
+        if len(met) % 2 == 1:
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        else:
+            await reader.read()
+        writer.close()
+
+    server, loop = await asyncio.start_server(refuse_once, "127.0.0.1", 0), asyncio.get_running_loop()
+    port = server.sockets[0].getsockname()[1]
+    for _ in range(20):
+        met.clear()
+        began = loop.time()
+        bus = _bus(f"amqp://guest:guest@127.0.0.1:{port}/", connect_timeout=1, reconnect_interval=0.5)
+        with pytest.raises(BrokerUnreachable) as caught:
+            await bus.open()
+        await bus.close()
+        if len(met) == 2 and loop.time() - began < 1.5:
+            break  # else the machine stood still in one of the attempts
+    assert "no answer in time" not in str(caught.value)
+    server.close()
+
+
 async def test_a_server_that_speaks_something_else_is_reported() -> None:
     async def web(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
