@@ -9,8 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 #: Where ports are taken from: below those that the kernel lends to clients and to servers that do not care.
 _PORTS: Final = range(18_000, 32_000)
@@ -52,9 +54,42 @@ def launch(command: list[str], *, env: dict[str, str], cwd: Path, console: Path)
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to everything that `launch` started."""
+    """SIGKILL to everything that `launch` started; returns when all of it has let go of its ports, files and memory."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     if process.stdin is not None:
         process.stdin.close()
+    gone([one.pid for one in processes() if one.group == process.pid])
+
+
+class Process(NamedTuple):
+    """What the kernel says of a process."""
+
+    pid: int
+    state: str
+    parent: int
+    group: int
+
+
+def processes() -> Iterator[Process]:
+    """Every process that there is."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        if (found := look_at(int(folder.name))) is not None:
+            yield found
+
+
+def look_at(pid: int) -> Process | None:
+    """One process, unless it has ended."""
+    with contextlib.suppress(OSError):
+        state, parent, group = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:3]
+        if state not in "ZX":
+            return Process(pid, state, int(parent), int(group))
+    return None
+
+
+def gone(pids: Iterable[int]) -> None:
+    """Return when these processes, which were killed, have ended: a signal is sent sooner than it is obeyed."""
+    for pid in pids:
+        while look_at(pid) is not None:
+            time.sleep(0.002)

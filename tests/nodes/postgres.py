@@ -16,7 +16,7 @@ from typing import Final, final
 
 import pytest
 
-from .launching import free_port, kill, launch
+from .launching import free_port, gone, kill, launch, look_at, processes
 
 MISSING: Final = "these tests need a PostgreSQL server and found none: run `apt-get install postgresql`"
 _START_SECONDS: Final = 60.0
@@ -124,14 +124,20 @@ class PostgresNode:
         if self._process is None:
             return
         status = self._home / "data" / "postmaster.pid"
+        children: list[int] = []
         with contextlib.suppress(OSError, ValueError):
             # Each connection has a process in a group of its own; stopped first, the server starts no further ones.
             server = int(status.read_text().split()[0])
             os.kill(server, signal.SIGSTOP)
-            for child in _children(server):
+            while (found := look_at(server)) is not None and found.state != "T":
+                time.sleep(0.002)
+            children = [one.pid for one in processes() if one.parent == server]
+            for child in children:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child, signal.SIGKILL)
         kill(self._process)
+        # A server that starts while one of them still holds its memory gives up.
+        gone(children)
         self._process = None
         # Nobody is left, but the next server cannot know whose process id that is now.
         status.unlink(missing_ok=True)
@@ -145,15 +151,6 @@ class PostgresNode:
         """Kill it and remove its files."""
         self.kill()
         shutil.rmtree(self._home, ignore_errors=True)
-
-
-def _children(server: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == server:
-                found.append(int(stat.parent.name))
-    return found
 
 
 @pytest.fixture(scope="session")
