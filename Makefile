@@ -30,8 +30,9 @@ run: install ## set up, start embedded, work through examples/tasks.jsonl, show 
 	@mkdir -p .rockbot && chmod 700 .rockbot
 	@$(BIN)/rockbot --socket .rockbot/run.sock --state "sqlite:///.rockbot/run.db" up --feed examples/tasks.jsonl --once
 
-# What starts, kills and measures processes and brokers runs by itself, behind everything else on two workers.
-ALONE := tests/benchmarks tests/chaos tests/crash tests/e2e $(addprefix tests/rabbitmq/test_,accidents.py cluster.py letters_at_scale.py)
+# What kills and measures processes and brokers runs by itself, behind everything else on two workers.
+ALONE := tests/chaos tests/crash $(addprefix tests/e2e/test_,cancelling.py dead_letters_at_scale.py over_rabbitmq.py survival.py) \
+	$(addprefix tests/rabbitmq/test_,accidents.py cluster.py letters_at_scale.py)
 
 test: install ## install the servers the tests need, run the whole suite (PYTEST_ARGS: a part of it)
 	@bash tests/nodes/install.sh

@@ -1,6 +1,6 @@
 """A process loads what its settings ask for, and none of the large libraries that others need: Python's import times say so.
 
-What is needed for calls, and not to be ready, is loaded when the process is ready. Times are compared with each other only.
+What is needed for calls, and not to be ready, is loaded when the process is ready. Modules are counted, and times printed.
 """
 
 from __future__ import annotations
@@ -145,4 +145,4 @@ async def test_the_sdks_of_model_providers_are_imported_when_the_host_is_ready_a
     assert {"anthropic", "openai"} <= warm.keys()
     # What is checked at start of a provider costs next to nothing beside its package.
     assert len(ready) < 1.05 * len(plain)
-    assert sum(ready.values()) < 0.6 * sum(warm.values())
+    assert len(ready) < 0.6 * len(warm)

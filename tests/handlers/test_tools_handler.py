@@ -297,7 +297,7 @@ async def test_a_thread_that_takes_too_long_hears_of_it_and_keeps_its_slot(
     @desk.tool(timeout=0.02, max_concurrency=1)
     def stubborn(context: ToolContext) -> str:
         """Wait."""
-        go_on.wait(10)
+        go_on.wait(60)
         try:
             context.raise_if_cancelled()
         except asyncio.CancelledError:
@@ -311,7 +311,7 @@ async def test_a_thread_that_takes_too_long_hears_of_it_and_keeps_its_slot(
         await call("stubborn", message_id="second")
     assert raised.value.counted is False
     go_on.set()
-    assert await asyncio.to_thread(heard.wait, 10)
+    assert await asyncio.to_thread(heard.wait, 60)
     async with asyncio.timeout(60):
         # On a busy machine the next one may be too late, too; it has its slot all the same.
         while said(await _retried(call, "stubborn", uuid.uuid4().hex)) != "in time":
@@ -346,7 +346,10 @@ async def test_a_tool_that_ignores_being_stopped_holds_nobody_up(
     go_on.set()
 
 
-async def test_no_more_calls_run_at_a_time_than_the_tool_allows(desk: Toolset, call: Any) -> None:
+async def test_no_more_calls_run_at_a_time_than_the_tool_allows(
+    desk: Toolset, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rockbot.tools.slots.PATIENCE", 60)
     running, most = 0, 0
 
     @desk.tool(max_concurrency=2)
@@ -632,12 +635,12 @@ async def test_output_limit_and_max_threads_are_settings(
     def wait() -> str:
         """Wait."""
         begun.set()
-        go_on.wait(10)
+        go_on.wait(60)
         return "x" * 1000
 
     worker = make_services(tools={"output_limit": 300, "max_threads": 1})
     first = asyncio.create_task(call("wait", worker=worker))
-    assert await asyncio.to_thread(begun.wait, 10)
+    assert await asyncio.to_thread(begun.wait, 60)
     with pytest.raises(TemporaryFailure, match="as many calls of wait run as may"):
         await call("wait", worker=worker, message_id="second")
     go_on.set()

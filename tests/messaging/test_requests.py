@@ -77,7 +77,7 @@ async def stage() -> AsyncIterator[Stage]:
 
 async def test_a_request_has_its_reply(stage: Stage) -> None:
     async with stage.requests() as requests:
-        reply = await requests.request(outgoing("echo.one", b"hello"), timeout=10)
+        reply = await requests.request(outgoing("echo.one", b"hello"), timeout=60)
     assert reply.body == b"hello"
     (asked,) = stage.responder.asked
     assert asked.correlation_id == asked.message_id == reply.correlation_id
@@ -87,7 +87,7 @@ async def test_many_requests_at_the_same_time_have_their_own_replies(stage: Stag
     stage.responder.may_answer.clear()
     async with stage.requests() as requests:
         tasks = [
-            asyncio.create_task(requests.request(outgoing("echo.many", str(number)), timeout=10))
+            asyncio.create_task(requests.request(outgoing("echo.many", str(number)), timeout=60))
             for number in range(100)
         ]
         while len(stage.responder.asked) < 100:
@@ -152,8 +152,8 @@ async def test_a_late_reply_is_counted_logged_once_and_handed_over(
 async def test_a_copy_of_a_reply_is_ignored(stage: Stage) -> None:
     stage.responder.copies = 3
     async with stage.requests() as requests:
-        await requests.request(outgoing("echo.one", b""), timeout=10)
-        await requests.request(outgoing("echo.two", b""), timeout=10)
+        await requests.request(outgoing("echo.one", b""), timeout=60)
+        await requests.request(outgoing("echo.two", b""), timeout=60)
     assert stage.late == []
     assert stage.measures.value(Names.LATE_REPLIES) == 0
 
@@ -161,13 +161,13 @@ async def test_a_copy_of_a_reply_is_ignored(stage: Stage) -> None:
 async def test_two_requests_with_one_correlation_id_are_refused(stage: Stage) -> None:
     stage.responder.may_answer.clear()
     async with stage.requests() as requests:
-        first = asyncio.create_task(requests.request(outgoing("echo.one", b"", correlation_id="7"), timeout=10))
+        first = asyncio.create_task(requests.request(outgoing("echo.one", b"", correlation_id="7"), timeout=60))
         await stage.responder.was_asked.wait()
         with pytest.raises(ValueError, match="'7'"):
-            await requests.request(outgoing("echo.one", b"", correlation_id="7"), timeout=10)
+            await requests.request(outgoing("echo.one", b"", correlation_id="7"), timeout=60)
         stage.responder.may_answer.set()
         assert (await first).correlation_id == "7"
-        await requests.request(outgoing("echo.one", b"", correlation_id="7"), timeout=10)
+        await requests.request(outgoing("echo.one", b"", correlation_id="7"), timeout=60)
 
 
 async def test_closing_ends_requests_that_wait(stage: Stage) -> None:

@@ -73,7 +73,7 @@ def test_messages_go_out_and_requests_are_answered_without_a_loop_of_ones_own() 
     with SyncPublisher(lambda: bus) as publisher:
         publisher.publish(outgoing("echo.one", b"1"))
         publisher.publish_many([outgoing("echo.two", b"2"), outgoing("echo.three", b"3")])
-        reply = publisher.request(outgoing("echo.ask", b"hello"), timeout=10)
+        reply = publisher.request(outgoing("echo.ask", b"hello"), timeout=60)
         assert publisher.health().connected
     assert reply.body == b"hello"
     assert [one.body for one in bus.seen] == [b"1", b"2", b"3", b"hello"]
@@ -87,7 +87,7 @@ def test_many_threads_use_one_publisher_at_the_same_time() -> None:
 
         def ask(number: int) -> bytes:
             publisher.publish(outgoing("echo.told", b"x"))
-            return publisher.request(outgoing("echo.ask", str(number)), timeout=30).body
+            return publisher.request(outgoing("echo.ask", str(number)), timeout=60).body
 
         assert list(pool.map(ask, range(200))) == [str(number).encode() for number in range(200)]
     assert len(bus.seen) == 400
@@ -140,11 +140,11 @@ def test_closing_ends_what_other_threads_wait_for() -> None:
             pool.submit(publisher.request, outgoing("echo.silent", str(number)), timeout=3600) for number in range(4)
         ]
         while len(bus.seen) < 4:
-            bus.asked.wait(10)
+            bus.asked.wait(60)
         publisher.close()
         for one in waiting:
             with pytest.raises(Closed):
-                one.result(timeout=10)
+                one.result(timeout=60)
 
 
 def test_closing_while_others_publish_hangs_nobody() -> None:
@@ -165,7 +165,7 @@ def test_closing_while_others_publish_hangs_nobody() -> None:
         publisher.publish(outgoing("echo.one", b""))
         publisher.close()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
         assert ended == [Closed] * 4
 
 
@@ -174,7 +174,7 @@ def test_an_interruption_while_waiting_leaves_the_publisher_usable() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background of a shell begins without it
 
     def interrupt() -> None:
-        bus.asked.wait(10)
+        bus.asked.wait(60)
         os.kill(os.getpid(), signal.SIGINT)
 
     with SyncPublisher(lambda: bus) as publisher:
@@ -185,7 +185,7 @@ def test_an_interruption_while_waiting_leaves_the_publisher_usable() -> None:
         interrupter.join()
         publisher.publish(outgoing("echo.after", b"still here"))
         bus.silent = False
-        assert publisher.request(outgoing("echo.ask", b"and this"), timeout=10).body == b"and this"
+        assert publisher.request(outgoing("echo.ask", b"and this"), timeout=60).body == b"and this"
 
 
 def test_a_publisher_that_is_dropped_open_warns_and_ends_its_thread() -> None:
@@ -193,7 +193,7 @@ def test_a_publisher_that_is_dropped_open_warns_and_ends_its_thread() -> None:
     (thread,) = [one for one in threading.enumerate() if one.name == "rockbot publisher"]
     with pytest.warns(ResourceWarning, match="SyncPublisher"):
         del publisher
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -216,7 +216,7 @@ def test_a_publisher_is_not_used_in_its_own_loop() -> None:
     bus = Calling()
     with SyncPublisher(lambda: bus) as publisher:
         publisher.publish(outgoing("echo.one", b""))
-        assert bus.asked.wait(10)
+        assert bus.asked.wait(60)
     assert "wait for itself" in str(found[0])
 
 

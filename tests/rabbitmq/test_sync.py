@@ -54,7 +54,7 @@ async def test_threads_publish_and_ask_through_one_connection(harness: RabbitHar
             publisher.publish_many([outgoing("echo.told", str(number)) for number in range(20)])
             return list(
                 pool.map(
-                    lambda number: publisher.request(outgoing("echo.ask", str(number)), timeout=30).body, range(40)
+                    lambda number: publisher.request(outgoing("echo.ask", str(number)), timeout=60).body, range(40)
                 )
             )
 
@@ -68,10 +68,10 @@ async def test_requests_go_on_under_the_same_address_after_the_connection_broke(
     bus = await harness.connect()
     async with Requests(bus) as requests:
         address = requests.address
-        assert (await requests.request(outgoing("echo.ask", b"before"), timeout=30)).body == b"before"
+        assert (await requests.request(outgoing("echo.ask", b"before"), timeout=60)).body == b"before"
         bus.cut()
         await _until_consuming_again(bus)
-        assert (await requests.request(outgoing("echo.ask", b"after"), timeout=30)).body == b"after"
+        assert (await requests.request(outgoing("echo.ask", b"after"), timeout=60)).body == b"after"
         assert requests.address == address
 
 
