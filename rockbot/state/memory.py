@@ -274,18 +274,19 @@ class MemoryStateStore:
         data.sweep(now_ms)
         return Reservation(True, taken + amount, limit)
 
-    async def settle(self, id: str, actual: float) -> None:
+    async def settle(self, id: str, actual: float) -> bool:
         rules.check_amount(actual, "the use")
         data = self._held()
         held = data.reserved.get(id)
         if held is None or held.settled:
-            return
+            return held is not None
         if actual == 0:
             del data.reserved[id]
-            return
+            return True
         held.settled = True
         held.until_ms = max(held.until_ms, self._clock.now_ms())
         data.settled[held.key] = data.settled.get(held.key, 0.0) + actual
+        return True
 
     async def drop_amounts(self, keys: Sequence[Key]) -> int:
         data = self._held()

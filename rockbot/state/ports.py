@@ -199,8 +199,11 @@ class StateStore(Protocol):
         """
         ...
 
-    async def settle(self, id: str, actual: float) -> None:
-        """Replace a reservation by what was really used (also more than reserved; 0 gives it back); idempotent by id."""
+    async def settle(self, id: str, actual: float) -> bool:
+        """Replace a reservation by what was really used (also more than reserved; 0 gives it back); idempotent by id.
+
+        False: nothing is reserved under this id (any more: it was given back, or ended long ago), so nothing was counted.
+        """
         ...
 
     async def drop_amounts(self, keys: Sequence[Key]) -> int:

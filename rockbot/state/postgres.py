@@ -236,9 +236,10 @@ class PostgresStateStore:
         )
         return Reservation(granted, taken, limit)
 
-    async def settle(self, id: str, actual: float) -> None:
+    async def settle(self, id: str, actual: float) -> bool:
         rules.check_amount(actual, "the use")
-        await self._pool.rows("SELECT @.settle($1, $2)", id, actual)
+        (known,) = await self._pool.row("SELECT @.settle($1, $2)", id, actual)
+        return bool(known)
 
     async def drop_amounts(self, keys: Sequence[Key]) -> int:
         return await postgres_whole.drop_amounts(self._pool, keys)

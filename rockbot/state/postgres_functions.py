@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["ERASE_FUNCTIONS", "STEP_FUNCTIONS", "VALUE_FUNCTIONS"]
+__all__ = ["ERASE_FUNCTIONS", "SETTLE_FUNCTIONS", "STEP_FUNCTIONS", "VALUE_FUNCTIONS"]
 
 VALUE_FUNCTIONS: Final = (
     """CREATE FUNCTION @.clock_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
@@ -280,5 +280,26 @@ ERASE_FUNCTIONS: Final = (
         GET DIAGNOSTICS outbox = ROW_COUNT;
         DELETE FROM @.state_values WHERE key = ANY (names);
         GET DIAGNOSTICS gone = ROW_COUNT;
+    END $$""",
+)
+
+SETTLE_FUNCTIONS: Final = (
+    "DROP FUNCTION @.settle(text, float8)",
+    # Says whether there is a reservation of the call, or was one that is settled.
+    """CREATE FUNCTION @.settle(call text, actual float8) RETURNS bool LANGUAGE plpgsql VOLATILE AS $$
+    DECLARE now_ms bigint; of text;
+    BEGIN
+        PERFORM @.begin_write(ARRAY['call ' || call]);
+        now_ms := @.clock_ms();
+        IF actual = 0 THEN
+            DELETE FROM @.state_reservations WHERE id = call AND NOT settled;
+            RETURN FOUND OR EXISTS (SELECT FROM @.state_reservations WHERE id = call);
+        END IF;
+        UPDATE @.state_reservations SET settled = true, until_ms = greatest(until_ms, now_ms)
+            WHERE id = call AND NOT settled RETURNING key INTO of;
+        IF NOT FOUND THEN RETURN EXISTS (SELECT FROM @.state_reservations WHERE id = call); END IF;
+        INSERT INTO @.state_amounts AS had (key, settled) VALUES (of, actual)
+            ON CONFLICT (key) DO UPDATE SET settled = had.settled + excluded.settled;
+        RETURN true;
     END $$""",
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from rockbot.state.ports import StateUnavailable
-from rockbot.state.postgres_functions import ERASE_FUNCTIONS, STEP_FUNCTIONS, VALUE_FUNCTIONS
+from rockbot.state.postgres_functions import ERASE_FUNCTIONS, SETTLE_FUNCTIONS, STEP_FUNCTIONS, VALUE_FUNCTIONS
 
 __all__ = ["MIGRATIONS", "migrate"]
 
@@ -50,7 +50,11 @@ _TABLES: Final = (
 )
 
 #: The statements that lead to each schema version, from 1; what this release writes is the last.
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = ((*_TABLES, *VALUE_FUNCTIONS, *STEP_FUNCTIONS), ERASE_FUNCTIONS)
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
+    (*_TABLES, *VALUE_FUNCTIONS, *STEP_FUNCTIONS),
+    ERASE_FUNCTIONS,
+    SETTLE_FUNCTIONS,
+)
 
 
 async def migrate(

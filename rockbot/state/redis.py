@@ -202,9 +202,9 @@ class RedisStateStore:
         )
         return Reservation(bool(granted), float(taken), limit)
 
-    async def settle(self, id: str, actual: float) -> None:
+    async def settle(self, id: str, actual: float) -> bool:
         rules.check_amount(actual, "the use")
-        await self._server.run("settle", id, repr(actual), rules.REMEMBER_MS)
+        return bool(await self._server.run("settle", id, repr(actual), rules.REMEMBER_MS))
 
     async def drop_amounts(self, keys: Sequence[Key]) -> int:
         return int(await self._server.run("erase_amounts", len(keys), *keys)) if keys else 0

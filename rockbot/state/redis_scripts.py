@@ -301,12 +301,13 @@ _BODIES: Final = {
         local id, actual, remember = take(), count(), count()
         local name = P .. ':q:' .. id
         local held = call('HMGET', name, 'k', 's', 'x')
-        if not held[1] or held[2] == '1' then return 0 end
+        if not held[1] then return 0 end
+        if held[2] == '1' then return 1 end
         call('ZREM', P .. ':p:' .. held[1], id)
         if actual == 0 then
             call('DEL', name)
             call('ZREM', P .. ':calls', id)
-            return 0
+            return 1
         end
         local until_ms = math.max(tonumber(held[3]), now)
         call('HSET', name, 's', 1, 'x', until_ms)
@@ -315,7 +316,7 @@ _BODIES: Final = {
         call('ZADD', P .. ':amounts', 0, held[1])
         local sum = P .. ':a:' .. held[1]
         call('SET', sum, string.format('%.17g', tonumber(call('GET', sum) or '0') + actual))
-        return 0""",
+        return 1""",
 }
 _NEEDS: Final = {"write": VALUES, "commit": VALUES + ROWS, "append": VALUES + ROWS, "mark_sent": ROWS}
 

@@ -152,9 +152,9 @@ class SqliteStateStore:
             lambda at: sqlite_values.reserve(at, key, amount, limit=limit, id=id, ttl=ttl, now_ms=self._now())
         )
 
-    async def settle(self, id: str, actual: float) -> None:
+    async def settle(self, id: str, actual: float) -> bool:
         rules.check_amount(actual, "the use")
-        await self._file.write(lambda at: sqlite_values.settle(at, id, actual, self._now()))
+        return await self._file.write(lambda at: sqlite_values.settle(at, id, actual, self._now()))
 
     async def drop_amounts(self, keys: Sequence[Key]) -> int:
         return await self._file.write(lambda at: sqlite_values.drop_amounts(at, keys)) if keys else 0

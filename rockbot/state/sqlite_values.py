@@ -167,19 +167,20 @@ def reserve(
     return Reservation(True, taken + amount, limit)
 
 
-def settle(at: sqlite3.Connection, id: str, actual: float, now_ms: int) -> None:
-    row = at.execute("SELECT key FROM state_reservations WHERE id = ? AND settled = 0", (id,)).fetchone()
-    if row is None:
-        return
+def settle(at: sqlite3.Connection, id: str, actual: float, now_ms: int) -> bool:
+    row = at.execute("SELECT key, settled FROM state_reservations WHERE id = ?", (id,)).fetchone()
+    if row is None or row[1]:
+        return row is not None
     if actual == 0:
         at.execute("DELETE FROM state_reservations WHERE id = ?", (id,))
-        return
+        return True
     at.execute("UPDATE state_reservations SET settled = 1, until_ms = max(until_ms, ?) WHERE id = ?", (now_ms, id))
     at.execute(
         "INSERT INTO state_amounts (key, settled) VALUES (?, ?)"
         " ON CONFLICT (key) DO UPDATE SET settled = settled + excluded.settled",
         (row[0], actual),
     )
+    return True
 
 
 def drop_amounts(at: sqlite3.Connection, keys: Sequence[Key]) -> int:

@@ -144,6 +144,25 @@ async def test_fifty_parallel_turns_on_two_hosts_keep_one_daily_limit_and_say_wh
         assert "limits.agents.assistant.money" in response.error.message
 
 
+async def test_a_call_counts_although_a_waiting_copy_of_it_gave_back_what_it_had_reserved(floor: Floor) -> None:
+    async def say(request: LlmRequest) -> LlmResponse:
+        # So does a copy on another host which found no slot for it.
+        for limit in allowances(LimitsSettings.model_validate(limits), agent="assistant", user="", tenant="default"):
+            assert await floor.store.settle(limit.reservation("one", "default"), 0)
+        return said("ok", output_tokens=3)
+
+    limits = {"all": {"model_calls": 1, "money": 100}}
+    model = FloorModel(say)
+    await opened(floor, model, **limits)
+    await floor.ask("one", max_output_tokens=6)
+    await floor.settle()
+    assert await taken(floor, counter(floor, "all", "all", "money")) == 3
+    await floor.ask("two", max_output_tokens=6)
+    await floor.settle()
+    assert model.asked == ["one"]
+    assert isinstance(floor.answers["two"], StepRefused)
+
+
 async def test_a_call_that_does_not_fit_is_not_made_and_its_turn_is_told(floor: Floor) -> None:
     model = FloorModel()
     await opened(floor, model, users={"ann": {"model_calls": 1}})

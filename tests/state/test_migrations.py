@@ -24,7 +24,7 @@ _names = itertools.count(1)
 #: The first characters of the digest of each migration that a release has had. A line is added, none is ever changed.
 RELEASED = {
     "sqlite": ["00bc9c5e20b10d0f"],
-    "postgres": ["e8cc4b393b90bccb", "c6b00de602fed0af"],
+    "postgres": ["e8cc4b393b90bccb", "c6b00de602fed0af", "b3097aa6011b71d7"],
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, final
@@ -127,13 +128,13 @@ class LimitsLink:
             if emission.envelope.type == LlmResponse.type_name
         ]
         if isinstance(event, ToolInvoke):
-            await self._settle(held, {"tool_calls": 1})
+            await self._settle(held, {"tool_calls": 1}, day)
         elif answers:
             response = LlmResponse.model_validate_json(answers[0].body)
             took: dict[Counted, float] = {"model_calls": 1, "tokens": most_tokens(response.usage)}
             if response.cost is not None:
                 took["money"] = response.cost
-            await self._settle(held, took)
+            await self._settle(held, took, day)
         for each in held:
             await self._notice(event, context, each.allowance, each.taken, day)
 
@@ -159,9 +160,14 @@ class LimitsLink:
         for each in held:
             await self._store.settle(each.id, 0)
 
-    async def _settle(self, held: list[_Held], took: Amounts) -> None:
+    async def _settle(self, held: list[_Held], took: Amounts, day: datetime.date) -> None:
         for each in held:
-            await self._store.settle(each.id, took.get(each.allowance.counted, each.amount))
+            actual = took.get(each.allowance.counted, each.amount)
+            if await self._store.settle(each.id, actual) or not actual:
+                continue
+            # A copy of the call that may not be made yet has given back what this one had reserved, too.
+            await self._store.reserve(each.allowance.key(day), actual, limit=math.inf, id=each.id, ttl=RESERVED_SECONDS)
+            await self._store.settle(each.id, actual)
 
     async def _refuse(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 
@@ -52,10 +53,25 @@ class AmountCases(StoreCases):
 
     async def test_settling_twice_counts_once(self, store: StateStore) -> None:
         await _reserve(store, 6, "a")
-        await store.settle("a", 2)
-        await store.settle("a", 2)
-        await store.settle("a", 9)
+        assert await store.settle("a", 2)
+        assert await store.settle("a", 2)
+        assert await store.settle("a", 9)
+        assert await store.settle("a", 0)
         assert (await _reserve(store, 1, "b")).taken == 3
+
+    async def test_what_is_not_reserved_any_more_is_not_settled_and_that_is_said(self, store: StateStore) -> None:
+        assert not await store.settle("a", 2)
+        await _reserve(store, 6, "a")
+        assert await store.settle("a", 0)
+        assert not await store.settle("a", 2)
+        assert not await store.settle("a", 0)
+        assert (await _reserve(store, 1, "b")).taken == 1
+
+    async def test_what_was_used_is_counted_beyond_every_limit_when_it_must_be(self, store: StateStore) -> None:
+        await _reserve(store, 9, "a")
+        assert await _reserve(store, 5, "b", limit=math.inf) == Reservation(True, 14, math.inf)
+        assert await store.settle("b", 5)
+        assert not (await _reserve(store, 1, "c")).granted
 
     async def test_of_many_that_settle_a_call_together_one_counts(self, store: StateStore, other: StateStore) -> None:
         await _reserve(store, 6, "a")
