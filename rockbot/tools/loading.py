@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import traceback
 from importlib.metadata import entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -19,6 +20,9 @@ __all__ = ["ENTRY_POINTS", "load_toolsets"]
 
 #: Entry point group of toolsets; each names a `Toolset`.
 ENTRY_POINTS: Final = "rockbot.toolsets"
+
+#: Where this package lies: that a decorator of ours raised an error is not what its author must look at.
+_OURS: Final = Path(__file__).parent
 
 
 def load_toolsets(settings: ToolSettings) -> dict[str, Toolset]:
@@ -89,14 +93,14 @@ def _module(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as exc:
         del sys.modules[name]
-        raise ConfigError(f"the file {path} (setting 'tools.files') cannot be loaded: {_said(exc)}") from exc
+        raise ConfigError(f"the file {path} (setting 'tools.files') cannot be loaded: {_said(exc, where)}") from exc
     return module
 
 
-def _said(exc: Exception) -> str:
-    """The error and the line of code it came from."""
-    at = exc.__traceback__
-    while at is not None and at.tb_next is not None:
-        at = at.tb_next
-    line = f" (line {at.tb_lineno} of {Path(at.tb_frame.f_code.co_filename).name})" if at is not None else ""
+def _said(exc: Exception, file: Path | None = None) -> str:
+    """The error and the line of the author's code it came from: of `file`, else the innermost one that is not ours."""
+    places = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(exc.__traceback__)]
+    theirs = [place for place in places if place[0].parent != _OURS and not place[0].name.startswith("<frozen ")]
+    place = next(reversed([place for place in theirs if place[0] == file] or theirs), None)
+    line = f" (line {place[1]} of {place[0].name})" if place is not None else ""
     return f"{type(exc).__name__}: {exc}{line}"

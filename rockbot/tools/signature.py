@@ -126,7 +126,7 @@ def _docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
 
 
 def _name(function: Callable[..., Any]) -> str:
-    return f"{function.__module__}.{function.__qualname__}"
+    return function.__qualname__
 
 
 def _wrong(function: Callable[..., Any], parameter: str, why: str) -> ToolDefinitionError:

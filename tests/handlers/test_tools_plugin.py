@@ -93,9 +93,10 @@ def test_two_toolsets_of_one_name_are_refused(contribution: Any, tmp_path: Path)
         ("x = 1", "has no toolset"),
         ("import nothing_of_that_name", r"ModuleNotFoundError: .* \(line 1 of tools.py\)"),
         ("def (", "SyntaxError"),
+        ("import json\njson.loads('x')", r"JSONDecodeError: .* \(line 2 of tools.py\)"),
         (
             "from rockbot.tools import Toolset\nt = Toolset('t')\n@t.tool\ndef f(a):\n    'F.'\n",
-            "parameter 'a' has no annotation",
+            r"ToolDefinitionError: f cannot be a tool: its parameter 'a' has no annotation, .* \(line 3 of tools.py\)",
         ),
     ],
 )
