@@ -25,6 +25,7 @@ from rockbot.injection import containers, providers
 from rockbot.letters.service import LetterService
 from rockbot.machines.recovery import OutboxRecovery, TimerSweeper
 from rockbot.outgoing import Outgoing
+from rockbot.plugin_checks import checked
 from rockbot.plugins import Loop, Plugin, Services, Signal, load_plugins
 from rockbot.presence import process_owner
 from rockbot.receiving import OrderedReceiving, Receiving
@@ -278,7 +279,8 @@ def compose(
     if recorder is not None:
         container.recorder.override(providers.Object(recorder))
     loaded = load_plugins(settings.handlers) if plugins is None else plugins
-    container.parts.add_args(*(providers.Singleton(plugin, container.services) for _, plugin in loaded))
+    built = (providers.Singleton(checked(name, plugin), container.services) for name, plugin in loaded)
+    container.parts.add_args(*built)
     container.check_dependencies()
     container.registry()
     return container

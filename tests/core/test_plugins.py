@@ -14,7 +14,7 @@ from rockbot.chain import Order
 from rockbot.container import compose, known_work
 from rockbot.errors import ConfigError, MissingExtra
 from rockbot.events import AgentTask, Event, ToolSpec
-from rockbot.plugins import Contribution, Plugin, Services, load_plugins
+from rockbot.plugins import CallNext, Context, Contribution, Plugin, Services, load_plugins
 from rockbot.plugins import Link as Registration
 from rockbot.settings import AgentSettings, Settings
 from rockbot.state.memory import MemoryStateStore
@@ -162,3 +162,42 @@ def test_an_agents_tool_that_nobody_offers_is_told_with_the_offered_ones() -> No
 def test_every_process_has_a_name_of_its_own() -> None:
     owners = {composed().owner() for _ in range(2)}
     assert all(str(owner).count(":") == 2 for owner in owners)
+
+
+class Deaf:
+    async def handle(self, event: Event, context: Context, call_next: CallNext) -> None: ...
+
+
+class Hasty:
+    handles = (Ping,)
+
+    def handle(self, event: Event, context: Context, call_next: CallNext) -> None: ...
+
+
+class Nameless(Event):
+    pass
+
+
+def _broken(services: Services) -> Contribution:
+    raise KeyError("shop")
+
+
+def _linked(handler: object) -> Plugin:
+    return lambda services: Contribution(links=(Registration(Order.WORK, "desk", handler),))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("plugin", "told"),
+    [
+        (_broken, r"handler 'till' cannot be set up: KeyError: 'shop' \(line \d+ of test_plugins\.py\)"),
+        (lambda services: {}, "handler 'till' has to return a Contribution, not dict"),
+        (lambda services: Contribution(events=(Nameless,)), "the event Nameless without a type_name"),
+        (lambda services: Contribution(events=(Link,)), "which is no subclass of Event"),
+        (_linked(Deaf()), "the link 'desk' of handler 'till' has to name the events it wants: `handles` of Deaf"),
+        (_linked(Hasty()), "the link 'desk' of handler 'till' needs `async def handle"),
+        (_linked(object()), "`handles` of object"),
+    ],
+)
+def test_a_plugin_that_is_wrong_is_an_error_with_its_name(plugin: Plugin, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        compose(Settings(), bus=MemoryBus(), store=MemoryStateStore(FakeClock()), plugins=[("till", plugin)])
