@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import asyncpg
 import pytest
 from handlers.model_floor import Floor, FloorModel, said
 from redis.asyncio import Redis
-from state.servers import REDIS_BY_HAND
+from state.servers import POSTGRES_BY_HAND, REDIS_BY_HAND
 
 from rockbot.errors import ConfigError
 from rockbot.events import LlmRequest, LlmResponse
@@ -18,6 +19,7 @@ from rockbot.llm import LlmPermanent, LlmThrottled, LlmTransient, LlmUnknownOutc
 from rockbot.operators.backend_checks import backends_probe
 from rockbot.settings_models import BackendSettings
 from rockbot.state.keys import key
+from rockbot.state.postgres import PostgresStateStore
 from rockbot.state.redis import RedisStateStore
 from rockbot.state.sqlite import SqliteStateStore
 from rockbot_handlers.deduplication.plugin import plugin as deduplication
@@ -35,7 +37,9 @@ async def floor() -> AsyncIterator[Floor]:
     await made.close()
 
 
-@pytest.fixture(params=["memory", *(pytest.param(name, marks=pytest.mark.full) for name in ("sqlite", "redis"))])
+@pytest.fixture(
+    params=["memory", *(pytest.param(name, marks=pytest.mark.full) for name in ("sqlite", "postgres", "redis"))]
+)
 async def floor_of_each(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Floor]:
     """One on each kind of store whose clock can be moved by hand."""
     async with AsyncExitStack() as stack:
@@ -44,6 +48,20 @@ async def floor_of_each(request: pytest.FixtureRequest, tmp_path: Path) -> Async
                 made = Floor()
             case "sqlite":
                 made = Floor(lambda clock: SqliteStateStore(tmp_path / "state.db", clock))
+            case "postgres":
+                url, schema = request.getfixturevalue("postgres").url, f"storm{next(_prefixes)}"
+                database = await asyncpg.connect(url)
+                stack.push_async_callback(database.close)
+
+                async def passed(seconds: float) -> None:
+                    await database.execute(f"UPDATE {schema}.moved SET ms = ms + $1", round(seconds * 1000))
+
+                first = PostgresStateStore(f"{url}?schema={schema}")
+                await first.open()
+                await first.close()
+                await database.execute(POSTGRES_BY_HAND.replace("@", schema))
+                made = Floor(lambda _: PostgresStateStore(f"{url}?schema={schema}"), passed)
+                await database.execute(f"UPDATE {schema}.moved SET ms = $1", made.clock.now_ms())
             case _:
                 url = request.getfixturevalue("redis_node").url
                 server = await stack.enter_async_context(Redis.from_url(url))

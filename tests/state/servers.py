@@ -11,6 +11,10 @@ STREAMS = "abcd"
 #: The clock of a Redis server by hand, as far as one prefix sees it.
 REDIS_BY_HAND = "local now = tonumber(redis.call('GET', KEYS[1] .. ':moved'))"
 
+#: The clock of a PostgreSQL server by hand, as far as one schema (`@`) sees it.
+POSTGRES_BY_HAND = """CREATE TABLE @.moved AS SELECT @.clock_ms() AS ms;
+CREATE OR REPLACE FUNCTION @.clock_ms() RETURNS bigint LANGUAGE sql VOLATILE AS $$ SELECT ms FROM @.moved $$"""
+
 
 def step_of(stream, version):
     """The step that leads to `version` + 1: everything in it carries that number."""

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from machines.many_rows import three_replicas_start
 from nodes.postgres import PASSWORD
 from state.calls import CALLS, answers_to
-from state.servers import killed_while_writing, patiently, steps_that_meet, unavailable
+from state.servers import POSTGRES_BY_HAND, killed_while_writing, patiently, steps_that_meet, unavailable
 
 from rockbot.errors import ConfigError
 from rockbot.state.contract import LedgerContract, LedgersUnderTest, StateStoreContract, StoresUnderTest
@@ -28,10 +28,6 @@ from rockbot_messaging.testing import FakeClock
 K = key("acme", "thing", "one")
 _SHARED = "contract"
 _schemas = itertools.count(1)
-
-# The clock of the database by hand, as far as one schema sees it.
-_BY_HAND = """CREATE TABLE @.moved AS SELECT @.clock_ms() AS ms;
-CREATE OR REPLACE FUNCTION @.clock_ms() RETURNS bigint LANGUAGE sql VOLATILE AS $$ SELECT ms FROM @.moved $$"""
 _EMPTY = "; ".join(
     f"DELETE FROM @.state_{table}"
     for table in ("values", "streams", "records", "snapshots", "handled", "outbox", "timers", "leases", "amounts")
@@ -69,7 +65,7 @@ async def emptied(postgres, admin, ms):
     url = f"{postgres.url}?schema={_SHARED}&pool=5"
     if not await admin.fetchval("SELECT to_regclass($1)", f"{_SHARED}.moved"):
         await (await opened(url)).close()
-        await admin.execute(_BY_HAND.replace("@", _SHARED))
+        await admin.execute(POSTGRES_BY_HAND.replace("@", _SHARED))
     await admin.execute((_EMPTY + str(ms)).replace("@", _SHARED))
     return url
 
