@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -19,6 +19,9 @@ __all__ = ["register"]
 Id = Annotated[str, typer.Argument(metavar="ID", help="The id that `list` shows.", show_default=False)]
 By = Annotated[str | None, typer.Option("--by", help="Who decides; by default you.", show_default=False)]
 Tenant = Annotated[str, typer.Option("--tenant", help="Of this tenant.")]
+
+
+_DECIDED: Final = {"approve": "approved", "deny": "denied", "answer": "answered"}
 
 
 def register(app: typer.Typer) -> None:
@@ -53,7 +56,7 @@ async def list_approvals(
         for each in page.approvals
     ]
     head = ("ID", "KIND", "AGENT", "TOOL", "WHAT", "UNTIL")
-    call.screen.show(page, [Grid(head, rows, empty="nobody is asked anything", optional=("AGENT",))])
+    call.screen.show(page.approvals, [Grid(head, rows, empty="nobody is asked anything", optional=("AGENT",))])
     if page.next is not None:
         call.screen.say(f"go on with --after {page.next}", "dim")
 
@@ -106,13 +109,13 @@ async def answer(
 
 
 async def _decide(call: Invocation, id: str, decision: Any, by: str | None, tenant: str, **fields: Any) -> None:
-    from rockbot.cli.views import published_blocks
+    from rockbot.cli.render import Prose
     from rockbot.events import ApprovalDecision
 
     made = ApprovalDecision(approval_id=id, decision=decision, by=by or actor(), **fields)
     async with call.operator(composed=True) as operator:
         message = await operator.decide(made, tenant=tenant)
-    call.screen.show(message, published_blocks(message, "decided"))
+    call.screen.show(message, [Prose(f"{_DECIDED[made.decision]} {id}; its turn was told")])
 
 
 def _object(text: str) -> dict[str, Any]:

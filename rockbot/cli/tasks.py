@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +22,21 @@ Tenant = Annotated[str, typer.Option("--tenant", help="Of this tenant.")]
 _SHOWN = 4000
 
 
+class Status(StrEnum):
+    """What a task may be listed by."""
+
+    OPEN = "open"
+    ENDED = "ended"
+    ACCEPTED = "accepted"
+    STALLED = "stalled"
+    AWAITING_APPROVAL = "awaiting_approval"
+    AWAITING_INPUT = "awaiting_input"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+
+
 def register(app: typer.Typer) -> None:
     """Add these commands."""
     tasks = group(app, "tasks", help="What became of tasks.")
@@ -32,8 +48,8 @@ async def list_tasks(
     call: Invocation,
     agent: Annotated[str | None, typer.Option("--agent", help="Of this agent.", show_default=False)] = None,
     status: Annotated[
-        str | None,
-        typer.Option("--status", help="With this status, or: open, ended.", show_default=False),
+        Status | None,
+        typer.Option("--status", help="With this status; open and ended stand for several.", show_default=False),
     ] = None,
     conversation: Annotated[
         str | None, typer.Option("--conversation", help="Of this conversation.", show_default=False)

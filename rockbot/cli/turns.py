@@ -115,8 +115,17 @@ async def cancel(
     tenant: Annotated[str, typer.Option("--tenant", help="Of this tenant.")] = "default",
 ) -> None:
     """End a task, wherever it is: running work stops within two seconds, queued work is not begun."""
-    from rockbot.cli.views import published_blocks
+    from rockbot.cli.render import Prose
+    from rockbot.operators.faults import TaskNotFound
 
     async with call.operator(composed=True) as operator:
+        try:
+            found = await operator.task(task, tenant=tenant)
+        except TaskNotFound:
+            found = None
         message = await operator.cancel(task, tenant=tenant, reason=reason, by=by or actor())
-    call.screen.show(message, published_blocks(message, "asked to stop"))
+    call.screen.show(message, [Prose(f"asked every process to end task {task}")])
+    if found is None:
+        call.screen.say("no such task was begun: check the id, unless it is still in a queue", "warn")
+    elif found.ended:
+        call.screen.say(f"it had ended before: {found.status}", "warn")

@@ -7,7 +7,7 @@ It is one object per input because every record changes what the next line has t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import final
+from typing import Final, final
 
 from rockbot.events.approvals import ApprovalRequest
 from rockbot.events.models import LlmRequest
@@ -25,10 +25,10 @@ from rockbot.machines.turn_state import Conversation, PendingTool, Task, Turn
 from rockbot.state.keys import agent_snapshot_key
 from rockbot_messaging.identity import derive_id
 
-__all__ = ["TurnDraft"]
+__all__ = ["SHOWN", "TurnDraft"]
 
 #: Index statuses of a task that has not ended, by the state of its turn; any other state is shown as "accepted".
-_SHOWN = {"stalled": "stalled", "awaiting_approval": "awaiting_approval", "awaiting_input": "awaiting_input"}
+SHOWN: Final = {"stalled": "stalled", "awaiting_approval": "awaiting_approval", "awaiting_input": "awaiting_input"}
 
 
 @final
@@ -218,4 +218,4 @@ class TurnDraft:
 
 
 def _shown(turn: Turn | None) -> tuple[str, str]:
-    return ("", "") if turn is None else (turn.task.id, _SHOWN.get(turn.state, "accepted"))
+    return ("", "") if turn is None else (turn.task.id, SHOWN.get(turn.state, "accepted"))

@@ -158,6 +158,8 @@ def _what_to_look_at(agent: str, task_id: str, timeout: float, last: AgentStatus
         )
     if last.kind == "stalled":
         return f"{head}: {last.text}. Mend it and send it on: `rockbot dlq list`; the task then goes on"
+    if last.kind in ("approval", "question"):
+        return f"{head}: it waits for a person: `rockbot approvals list`; the task then goes on"
     what = " ".join(part for part in (last.kind.replace("_", " "), last.tool) if part)
     return (
         f"{head}; its last step was {what!r} in conversation {last.conversation_id}."

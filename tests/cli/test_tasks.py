@@ -6,6 +6,13 @@ from cli.conftest import Cli
 from gateway.fake_agent import FakeHost
 from history.stored import Talk
 
+from rockbot.cli.tasks import Status
+from rockbot.history import ENDED
+from rockbot.machines.turn_draft import SHOWN
+from rockbot_messaging.canceling import cancel_watch
+from rockbot_messaging.subscriptions import WorkSubscription
+from rockbot_messaging.testing import Recorder
+
 
 async def test_the_command_line_lists_and_shows_tasks(cli: Cli, host: FakeHost) -> None:
     talk = Talk(host.store)
@@ -30,3 +37,24 @@ async def test_the_command_line_lists_and_shows_tasks(cli: Cli, host: FakeHost) 
         assert fact in ran.out
     ran = await cli("tasks", "show", "none", "--json")
     assert (ran.code, ran.error["code"]) == (1, "task_not_found")
+
+
+async def test_a_status_that_no_task_can_have_is_wrong_usage(cli: Cli, host: FakeHost) -> None:
+    ran = await cli("tasks", "list", "--status", "bogus")
+    assert ran.code == 2
+    assert "'awaiting_approval'" in ran.err
+    assert {status.value for status in Status} == {"open", "ended", "accepted", *SHOWN.values(), *ENDED}
+
+
+async def test_cancelling_says_what_is_known_of_the_task(cli: Cli, host: FakeHost) -> None:
+    heard = Recorder()
+    await host.bus.subscriber.subscribe(cancel_watch(), heard)
+    await host.bus.declare([WorkSubscription(name="steps", patterns=("agent.step.assistant",))])
+    talk = Talk(host.store)
+    await talk.task("task-1", "What is 6 times 7?")
+    ran = await cli("turn", "cancel", "task-1")
+    assert (ran.code, ran.out, ran.err) == (0, "asked every process to end task task-1\n", "")
+    await talk.reply("It is 42.")
+    assert "it had ended before: completed" in (await cli("turn", "cancel", "task-1")).err
+    ran = await cli("turn", "cancel", "tusk-1")
+    assert (ran.code, ran.err) == (0, "no such task was begun: check the id, unless it is still in a queue\n")

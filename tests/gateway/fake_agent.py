@@ -45,7 +45,8 @@ AGENT = WorkSubscription(
 
 
 class FakeAgent:
-    """Answers in capitals; ``silent`` never, ``stall`` with a stalled step, ``fail`` with a failure.
+    """Answers in capitals; ``silent`` never, ``stall`` with a stalled step, ``refund`` when a person agrees, ``fail`` with a
+    failure.
 
     What follows ``stop:`` is how its model ended; one that is to ``speak`` says its answer in pieces, at the second attempt.
     """
@@ -71,6 +72,9 @@ class FakeAgent:
         await self._tell(envelope, "accepted")
         if "stall" in text:
             await self._tell(envelope, "stalled", text="a step failed and waits in tools.dlq: no disk")
+            return Ack()
+        if "refund" in text:
+            await self._tell(envelope, "approval", text="the tool itself asks for approval", tool="refund")
             return Ack()
         await self._tell(envelope, "tool_call", text='{"code": "1"}', tool="run_python")
         if "speak" in text:

@@ -81,15 +81,24 @@ async def test_an_unanswered_question_says_what_to_look_at(operator: Operator) -
         await collect(operator, "silent", timeout=0.05)
 
 
-async def test_a_stalled_question_names_the_step_when_time_is_over(operator: Operator) -> None:
+@pytest.mark.parametrize(
+    ("text", "kind", "said"),
+    [
+        ("stall", "stalled", "waits in tools.dlq: no disk. Mend it"),
+        ("refund", "approval", "it waits for a person: `rockbot approvals list`"),
+    ],
+)
+async def test_a_question_that_stands_still_says_why_when_time_is_over(
+    operator: Operator, text: str, kind: str, said: str
+) -> None:
     told: list[AskEvent] = []
     for seconds in (0.2, 1, 5, 25):
         with pytest.raises(TimedOut) as over:
-            async for event in operator.ask("assistant", "stall", timeout=seconds):
+            async for event in operator.ask("assistant", text, timeout=seconds):
                 told.append(event)  # noqa: PERF401 - what came before the end counts
-        if any(isinstance(event, AgentStatus) and event.kind == "stalled" for event in told):
+        if any(isinstance(event, AgentStatus) and event.kind == kind for event in told):
             break  # else time was over before the step could be told of
-    assert "waits in tools.dlq: no disk. Mend it" in str(over.value)
+    assert said in str(over.value)
 
 
 async def test_a_question_to_nobody_is_kept_and_says_where(operator: Operator) -> None:

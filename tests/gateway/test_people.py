@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 from gateway.fake_agent import FakeHost
@@ -71,6 +72,9 @@ async def test_a_question_is_answered_from_the_command_line(host: FakeHost, capf
     decisions = await ask(host, asked(kind="question"))
     socket = ["--socket", str(host.socket)]
     assert await asyncio.to_thread(run, [*socket, "approvals", "list"]) == 0
+    capfd.readouterr()
+    assert await asyncio.to_thread(run, [*socket, "--json", "approvals", "list"]) == 0
+    assert [json.loads(line)["approval_id"] for line in capfd.readouterr().out.splitlines()] == ["a1"]
     assert await asyncio.to_thread(run, [*socket, "approvals", "show", "a1"]) == 0
     assert "the tool itself asks for approval" in capfd.readouterr().out
     assert await asyncio.to_thread(run, [*socket, "approvals", "approve", "a1"]) == 2
