@@ -228,10 +228,6 @@ class Settings(BaseSettings):
         """
         return None if self._origin.reread is None else self._origin.reread()
 
-    def agent_model(self, agent: AgentSettings) -> str:
-        """The model of an agent."""
-        return agent.model or self.model_name
-
 
 @final
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,7 @@ class Feeder:
 
     def _with_flags(self, line: str) -> str:
         """A command line as it has to be typed to reach this host's successor."""
-        return line.replace("rockbot", f"rockbot{self._call.address_flags}", 1)
+        return line.replace("rockbot", self._call.program, 1)
 
     def _show(self, letters: list[LetterRow]) -> None:
         if not letters:
@@ -177,5 +177,4 @@ class Feeder:
         if self._settings.state_address.startswith("memory:"):
             self._screen.say("(the state was in memory: it ends with this process)", "dim")
         else:
-            where = self._call.address_flags
-            self._screen.say(f"(these commands talk to a running host; start it with: rockbot{where} up)", "dim")
+            self._screen.say(f"(these commands talk to a running host; start it with: {self._call.program} up)", "dim")

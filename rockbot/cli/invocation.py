@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from rockbot.settings import Settings
 
 __all__ = ["Invocation", "command", "command_word", "global_parameters", "group", "present"]
+
+_NAME: Final = "rockbot"
 
 Command = Callable[..., "int | Coroutine[Any, Any, int | None] | None"]
 
@@ -56,14 +59,16 @@ class Invocation:
         return Screen(json=bool(self._flags.get("as_json")), color=not self._flags.get("no_color"))
 
     @property
-    def address_flags(self) -> str:
-        """The given flags that say which host and which state are meant, as they have to be typed again, secrets masked."""
+    def program(self) -> str:
+        """How a command to the same host begins: this program as it was called, where the shell would not find it by its name,
+        and the given flags that say which host and which state are meant, secrets masked."""
         import shlex
 
         from rockbot.logs import redact
 
         given = [(name, self._flags.get(name)) for name in ("config", "socket", "state")]
-        return "".join(f" --{name} {shlex.quote(redact(str(value)))}" for name, value in given if value is not None)
+        flags = "".join(f" --{name} {shlex.quote(redact(str(value)))}" for name, value in given if value is not None)
+        return f"{shlex.quote(_program())}{flags}"
 
     def settings(self, **further: Any) -> Settings:
         """The settings, read once; `further` are flags of the command itself.
@@ -93,6 +98,16 @@ class Invocation:
 
         async with open_operator(self.settings(), composed=composed, stored=stored) as operator:
             yield operator
+
+
+def _program() -> str:
+    import shutil
+
+    called = Path(sys.argv[0])
+    if called.name != _NAME or called.parent == Path() or not called.is_file():
+        return _NAME
+    found = shutil.which(_NAME)
+    return _NAME if found is not None and called.samefile(found) else sys.argv[0]
 
 
 def command_word(arguments: Sequence[str]) -> str | None:

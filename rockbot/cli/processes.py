@@ -130,7 +130,7 @@ async def _work(
     if once:
         return ExitCode.PROBLEMS if (await operator.doctor()).worst == "fail" else ExitCode.OK
     agent = settings.default_agent
-    call.screen.say(f"try: rockbot ask {agent} 'What is 6 times 7?'   (Ctrl-C stops)", "dim")
+    call.screen.say(f"try: {call.program} ask {agent} 'What is 6 times 7?'   (Ctrl-C stops)", "dim")
     await stop.wait()
     return ExitCode.OK
 

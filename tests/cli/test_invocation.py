@@ -223,6 +223,22 @@ def test_a_reader_that_stops_reading_is_no_error() -> None:
 def test_a_command_that_is_to_be_typed_again_shows_the_state_without_its_password() -> None:
     call = Invocation()
     call.take({"socket": Path("run.sock"), "state": "postgresql://me:canary@db:5432/rockbot"})
-    assert "canary" not in call.address_flags
-    assert "--socket run.sock" in call.address_flags
-    assert "@db:5432/rockbot" in call.address_flags
+    assert "canary" not in call.program
+    assert "--socket run.sock" in call.program
+    assert "@db:5432/rockbot" in call.program
+
+
+def test_proposed_commands_begin_with_what_the_shell_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("here", "elsewhere"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "rockbot").write_text("#!/bin/sh\n")
+        (tmp_path / place / "rockbot").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    call = Invocation()
+    monkeypatch.setattr(sys, "argv", ["here/rockbot"])
+    for path, typed in (("/nowhere", "here/rockbot"), ("elsewhere", "here/rockbot"), ("here", "rockbot")):
+        monkeypatch.setenv("PATH", path)
+        assert call.program == typed
+    for argv in ("rockbot", "/usr/bin/pytest", "here/no/rockbot"):
+        monkeypatch.setattr(sys, "argv", [argv])
+        assert call.program == "rockbot"
