@@ -120,7 +120,7 @@ async def buried(bus: MessageBus, subscription: str, count: int) -> list[Letter]
     try:
         async with asyncio.timeout(_PATIENCE):
             while (found := await depth(bus, subscription)) < count:  # noqa: ASYNC110 - a broker tells nobody
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.002)
     except TimeoutError:
         raise TimeoutError(f"{found} of {count} letters lie in the dead-letter queue of {subscription!r}") from None
     return await bus.dead_letters.letters(subscription)

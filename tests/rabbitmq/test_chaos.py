@@ -40,7 +40,7 @@ _NEEDS = [b"sound"] * 40 + [b"large", b"empty", b"once", b"slow", b"cancelled", 
 async def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.002)
 
 
 class _Chaos:
