@@ -194,7 +194,8 @@ async def test_a_conversation_in_which_everything_goes_wrong_reads_as_a_correct_
             while answers.empty():
                 if len(server.received) == 1:
                     waited = (clock.now_ms() - begun_ms) / 1000
-                clock.advance(0.5)
+                if not server.answering:  # however slow this machine is, a call takes no time on the clock
+                    clock.advance(0.5)
                 await asyncio.sleep(0.02)
         response = answers.get_nowait()
         async with asyncio.timeout(60):

@@ -46,9 +46,11 @@ class Server:
         self.check = check
         self.replies: list[Reply] = []
         self.received: list[Received] = []
+        self.answering = 0
         self.url = ""
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.answering += 1
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
             headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
@@ -68,6 +70,7 @@ class Server:
                 writer.write(f"HTTP/1.1 {reply.status} Reply\r\n{text}\r\n".encode() + data)
                 await writer.drain()
         finally:
+            self.answering -= 1
             writer.close()
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
