@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -71,16 +72,16 @@ class Session:
     async def end(self) -> tuple[int, str]:
         """Exit code and standard output."""
         async with asyncio.timeout(60):
-            out, _ = await self.process.communicate()
+            # A terminal that nobody reads takes a few thousand bytes, and then its writer waits.
+            (out, _), _ = await asyncio.gather(self.process.communicate(), self._read_on())
         assert self.process.returncode is not None
-        os.set_blocking(self._master, False)
-        try:
-            while shown := os.read(self._master, 65536):
-                self.screen += shown
-        except OSError:
-            pass
         os.close(self._master)
         return self.process.returncode, out.decode()
+
+    async def _read_on(self) -> None:
+        with contextlib.suppress(OSError):  # it says so when nobody has the other end any more
+            while shown := await asyncio.to_thread(os.read, self._master, 65536):
+                self.screen += shown
 
 
 async def at_a_terminal(host: FakeHost, *arguments: str) -> Session:
