@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import socket
+import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 from chart.rendering import named, render
 
+from rockbot.health import Health, HealthServer
 from rockbot.settings import Settings, load
+from rockbot_messaging.memory import MemoryBus
+from rockbot_messaging.testing import FakeClock, SequenceIds
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())
@@ -58,3 +64,34 @@ def test_the_servers_are_those_of_the_chart_and_keep_what_they_acknowledge() -> 
             assert {"--appendonly", "always", "noeviction"} <= set(kept)
     addresses = COMPOSE["services"]["host"]["environment"]
     assert COMPOSE["services"]["rabbitmq"]["environment"]["RABBITMQ_DEFAULT_PASS"] in addresses["ROCKBOT_BROKER_URL"]
+
+
+async def test_compose_waits_until_our_processes_are_ready() -> None:
+    bus = MemoryBus(clock=FakeClock(), ids=SequenceIds(1))
+    health = Health(bus)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = HealthServer(health, host="127.0.0.1", port=port)
+    for name in OURS:
+        service = COMPOSE["services"][name]
+        _, program, *arguments = service["healthcheck"]["test"]
+        assert program == "python3"
+        given = service["environment"]["ROCKBOT_HOST__HEALTH_PORT"]
+        command = [sys.executable, *(argument.replace(given, str(port)) for argument in arguments)]
+
+        async def status(command: list[str] = command) -> int:
+            asked = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
+            return await asked.wait()
+
+        assert await status() == 1
+        await server.start()
+        assert await status() == 1
+        health.started = True
+        await bus.open()
+        assert await status() == 0
+        health.draining = True
+        assert await status() == 1
+        await server.close()
+        health.started = health.draining = False
+    await bus.close()
