@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, final
 
 import typer
 
+from rockbot.cli.files import Output, new_file
 from rockbot.cli.invocation import Invocation, command
 from rockbot.cli.letters_selection import Given, Queue, filtered, letter_filter
 from rockbot.cli.letters_working import actor
@@ -32,16 +33,13 @@ async def export(
     call: Invocation,
     given: Given,
     queue: Queue = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="A new file instead of standard output.", show_default=False)
-    ] = None,
+    output: Output = None,
 ) -> int:
     """Write dead letters as JSON Lines, whole; nothing is changed. With no filter: all of them."""
     from rockbot.cli.letters_progress import count, interruptible
     from rockbot.operators.faults import ExitCode
 
-    if output is not None and output.exists():
-        raise typer.BadParameter(f"{output} exists: choose another name, nothing is written over")
+    output = new_file(output)
     which = letter_filter(given, queue=queue)
     written = 0
     async with call.operator(composed=True) as operator:

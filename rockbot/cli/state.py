@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rockbot.cli.files import Output, new_file
 from rockbot.cli.invocation import Invocation, command, group
 
 if TYPE_CHECKING:
@@ -48,17 +49,14 @@ async def doctor(call: Invocation) -> int:
 
 async def export(
     call: Invocation,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="A new file instead of standard output.", show_default=False)
-    ] = None,
+    output: Output = None,
 ) -> None:
     """Write the whole store as JSON Lines. Stop its hosts first, if the copy is to fit together."""
     from rockbot import __version__
     from rockbot.presence import processes
     from rockbot.state.desk.moving import export as write
 
-    if output is not None and output.exists():
-        raise typer.BadParameter(f"{output} exists: choose another name, nothing is written over")
+    output = new_file(output)
     async with _opened(call.settings().state_address) as store:
         if running := await processes(store):
             call.screen.say(f"{len(running)} process(es) run on this store: what they write now may be missing", "warn")

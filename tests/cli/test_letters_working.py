@@ -221,7 +221,10 @@ async def test_letters_are_exported_and_imported(cli: Cli, host: FakeHost, tmp_p
     assert (ran.code, ran.out, ran.err) == (0, "", f"2 letters written to {path}\n")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["letter-1", "letter-2"]
-    assert [line["id"] for line in (await cli("dlq", "export", "--error", "KeyError")).lines] == ["letter-2"]
+    for output in ((), ("-o", "-")):
+        lines = (await cli("dlq", "export", "--error", "KeyError", *output)).lines
+        assert [line["id"] for line in lines] == ["letter-2"]
+    assert not Path("-").exists()
     assert len(await host.lying()) == 2
     await cli("dlq", "purge", QUEUE, "--reason", "x", "--yes", "--expect", "2")
     ran = await cli("dlq", "import", str(path))

@@ -70,6 +70,8 @@ def test_a_store_goes_through_a_file_into_another(alone: Alone, url: str, tmp_pa
     assert alone("--state", other, "state", "import", "state.jsonl", "--merge").code == 0
     one, two = (alone("--state", each, "state", "export").out.splitlines()[2:-1] for each in (url, other))
     assert one == two
+    assert len(alone("--state", url, "state", "export", "-o", "-").out.splitlines()) == len(one) + 3
+    assert not (tmp_path / "-").exists()
 
 
 def test_a_damaged_file_is_refused_before_anything_is_written(alone: Alone, url: str, tmp_path: Path) -> None:
