@@ -12,6 +12,7 @@ from typing import Final, final
 
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.errors import BodyTooLarge, MessagingError
+from rockbot_messaging.failing import tell_failed
 from rockbot_messaging.headers import header_bytes, may_be_large, refusal, shrunk
 from rockbot_messaging.memory.broker import MemoryBroker
 from rockbot_messaging.memory.queues import MemoryQueue, Stored
@@ -246,6 +247,7 @@ class MemoryConsumption:
         if stored.returns:
             # Nobody counted what an earlier process did with it.
             envelope = envelope.replace(redelivered=True, returns=0 if stored.loaded else stored.returns)
+        failed: BaseException | None = None
         try:
             verdict = await self._handler(envelope)
             if not isinstance(verdict, Ack | Retry | DeadLetter):
@@ -255,13 +257,15 @@ class MemoryConsumption:
             if task is None or task.cancelling():
                 raise
             # Nobody cancelled it: it stumbled over something that was, and would again, at once and for ever.
-            verdict = failed_attempt(exc)
+            failed, verdict = exc, failed_attempt(exc)
         except Exception as exc:
-            verdict = failed_attempt(exc)
+            failed, verdict = exc, failed_attempt(exc)
         if self._queue.watch:
             if not isinstance(verdict, Ack):
                 _LOG.warning("watcher %s drops %s: %s", self.address, envelope.message_id, verdict)
             return Forget()
+        if failed is not None and isinstance(verdict, Retry):
+            tell_failed(envelope, verdict, failed, queue=self.address)
         return self._decide(stored.envelope, verdict)
 
     def _decide(self, envelope: MessageEnvelope, verdict: Verdict) -> Outcome:

@@ -10,6 +10,7 @@ from typing import final
 from rockbot_messaging.clock import Clock, IdSource
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.errors import BodyTooLarge, Undecodable
+from rockbot_messaging.failing import tell_failed
 from rockbot_messaging.headers import refusal, shrunk
 from rockbot_messaging.letters import Failure
 from rockbot_messaging.ports import MessageHandler
@@ -78,6 +79,7 @@ class Deliverer:
             await self._undecodable(item, exc)
             return
         verdict: Verdict
+        failed: BaseException | None = None
         if len(item.delivery.properties) > what.max_header_bytes and (refused := self._too_wide(item, envelope)):
             envelope, verdict = refused
         elif len(envelope.body) > what.max_body_bytes:
@@ -100,13 +102,15 @@ class Deliverer:
                 if task is None or task.cancelling():
                     raise
                 # Nobody cancelled it: it stumbled over something that was, and would again, at once and for ever.
-                verdict = failed_attempt(exc)
+                failed, verdict = exc, failed_attempt(exc)
             except Exception as exc:
-                verdict = failed_attempt(exc)
+                failed, verdict = exc, failed_attempt(exc)
         if what.settler is None or what.retry is None:
             _log.warning("watcher %s did not handle message %s: %s", what.name, envelope.message_id, verdict)
             item.acks.ack(item.delivery.tag)
             return
+        if failed is not None and isinstance(verdict, Retry):
+            tell_failed(envelope, verdict, failed, queue=what.queue)
         outcome = decide(envelope, verdict, what.retry, queue=what.queue, now_ms=self._clock.now_ms())
         await what.settler.carry_out(outcome, item)
 

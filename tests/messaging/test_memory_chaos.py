@@ -154,3 +154,23 @@ async def test_a_message_that_cannot_be_sent_spares_those_behind_it() -> None:
         await bus.publisher.publish_many([wrong, message("job.two")])
     assert len(bus.broker.queues["rockbot.work"].ready) == 1
     await bus.close()
+
+
+async def test_a_handler_that_raises_is_told_with_queue_message_and_place(caplog: pytest.LogCaptureFixture) -> None:
+    bus = MemoryBus(clock=FakeClock())
+    await bus.open()
+
+    async def handler(envelope: MessageEnvelope) -> Verdict:
+        raise KeyError("stock")
+
+    once = WorkSubscription(name="work", patterns=("job.#",), retry=RetryPolicy(max_attempts=1))
+    await bus.subscriber.subscribe(once, handler)
+    sent = message("job.one")
+    await bus.publisher.publish(sent)
+    async with asyncio.timeout(60):
+        while not await bus.dead_letters.letters("work"):
+            await asyncio.sleep(0)
+    await bus.close()
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "rockbot_messaging.failing"]
+    assert f".work failed at message {sent.message_id}, attempt 1: KeyError: 'stock'" in line
+    assert "test_memory_chaos.py:" in line

@@ -127,6 +127,26 @@ async def test_a_verdict_that_cannot_be_carried_out_is_a_failed_attempt(
     assert error in letter.failure.history[0]
 
 
+@pytest.mark.rabbitmq
+async def test_a_handler_that_raises_is_told_with_queue_message_and_place(
+    harness: RabbitHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = await harness.connect()
+
+    async def handler(envelope: MessageEnvelope) -> Verdict:
+        raise KeyError("stock")
+
+    await bus.subscriber.subscribe(_TWICE, handler)
+    sent = message("job.one")
+    await bus.publisher.publish(sent)
+    await buried(bus, "work", 1)
+    told = [record.getMessage() for record in caplog.records if record.name == "rockbot_messaging.failing"]
+    assert len(told) == 2
+    for attempt, line in enumerate(told, start=1):
+        assert f".work failed at message {sent.message_id}, attempt {attempt}: KeyError: 'stock'" in line
+        assert "test_mishaps.py:" in line
+
+
 class _Wire:
     """A stream writer that keeps what is written."""
 

@@ -17,6 +17,7 @@ from rockbot.events import Event
 from rockbot.handler import CallNext
 from rockbot.logs import IN_HAND
 from rockbot_messaging.calls import CallBusy
+from rockbot_messaging.failing import raised_at
 from rockbot_messaging.tracing import trace_id
 
 __all__ = ["LoggingLink"]
@@ -91,13 +92,8 @@ class LoggingLink:
 
 
 def _place(exc: Exception) -> str:
-    """File, line and function that an unforeseen error came out of; nothing for what a handler meant to say."""
-    if isinstance(exc, TemporaryFailure | PermanentFailure):
-        return ""
-    at = exc.__traceback__
-    while at is not None and at.tb_next is not None:
-        at = at.tb_next
-    return "" if at is None else f"{at.tb_frame.f_code.co_filename}:{at.tb_lineno} in {at.tb_frame.f_code.co_qualname}"
+    """Where an unforeseen error came from; nothing for what a handler meant to say."""
+    return "" if isinstance(exc, TemporaryFailure | PermanentFailure) else raised_at(exc)
 
 
 def _fields(event: Event, context: Context) -> dict[str, Any]:
