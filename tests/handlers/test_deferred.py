@@ -158,6 +158,7 @@ async def test_a_provider_answers_through_its_package_imported_for_the_first_cal
     ("variable", "value", "said"),
     [
         ("HTTPS_PROXY", "ftp://10.0.0.1", "HTTPS_PROXY begins with 'ftp'"),
+        ("HTTP_PROXY", "http://user:sk-word@host:port", "HTTP_PROXY is no address of a proxy"),
         ("all_proxy", "gopher://10.0.0.1", "ALL_PROXY begins with 'gopher'"),
         ("SSL_CERT_FILE", "/there/is/none.pem", "SSL_CERT_FILE names '/there/is/none.pem', which is no file"),
         ("ANTHROPIC_BASE_URL", "localhost:80", "must begin with http://"),
@@ -182,7 +183,7 @@ def test_what_a_package_would_refuse_later_is_an_error_at_start_without_importin
 def test_proxies_that_are_not_used_and_those_that_are_understood_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     monkeypatch.setenv("HTTP_PROXY", "10.0.0.1:3128")
-    monkeypatch.setenv("HTTPS_PROXY", "http://10.0.0.1:3128")
+    monkeypatch.setenv("HTTPS_PROXY", "HTTP://10.0.0.1:3128")
     monkeypatch.setenv("SSL_CERT_FILE", str(Path(__file__)))
     assert open_clients(Settings(model="anthropic/claude-test"))
     monkeypatch.setenv("ALL_PROXY", "socks5://10.0.0.1")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -25,12 +24,7 @@ def check_address(setting: str, address: str) -> None:
     """
     if not address.startswith(("http://", "https://")):
         raise ConfigError(f"{setting} must begin with http:// or https://")
-    try:
-        found = urlsplit(address)
-        usable = bool(found.hostname) and found.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
+    if not _has_host(address):
         raise ConfigError(f"{setting} is no address: after http:// or https:// comes a host, and a port if it has one")
 
 
@@ -44,27 +38,39 @@ def check_header(setting: str, value: str) -> None:
         raise ConfigError(f"{setting} has a character that no HTTP header can carry")
 
 
-def check_environment(environment: Mapping[str, str] | None = None) -> None:
-    """That the variables which every HTTP client of a provider reads are as it takes them; None are those of the process.
+def check_environment() -> None:
+    """That the variables which every HTTP client of a provider reads are as it takes them.
 
     Raises:
         ConfigError: a proxy, or the file of certificates, cannot be used; the text names the variable.
     """
-    found = os.environ if environment is None else environment
-    bypassed = "*" in [host.strip() for host in _either(found, "no_proxy").split(",")]
+    bypassed = "*" in [host.strip() for host in _either("no_proxy").split(",")]
     for name in () if bypassed else _PROXIES:
-        scheme, separator, _ = _either(found, name).partition("://")
-        if separator and scheme not in _PROXY_SCHEMES:
-            known = ", ".join(_PROXY_SCHEMES)
-            raise ConfigError(
-                f"the environment variable {name.upper()} begins with {scheme!r}, a proxy with one of {known}"
-            )
-        if scheme.startswith("socks") and find_spec("socksio") is None:
-            raise ConfigError(f"the environment variable {name.upper()} names a SOCKS proxy: pip install socksio")
-    certificates = found.get("SSL_CERT_FILE")
+        if value := _either(name):
+            _check_proxy(f"the environment variable {name.upper()}", value)
+    certificates = os.environ.get("SSL_CERT_FILE")
     if certificates and not Path(certificates).is_file():
         raise ConfigError(f"the environment variable SSL_CERT_FILE names {certificates!r}, which is no file")
 
 
-def _either(environment: Mapping[str, str], name: str) -> str:
-    return environment.get(name) or environment.get(name.upper()) or ""
+def _check_proxy(variable: str, value: str) -> None:
+    scheme, separator, _ = value.partition("://")
+    if separator and scheme.lower() not in _PROXY_SCHEMES:
+        raise ConfigError(f"{variable} begins with {scheme!r}, a proxy with one of {', '.join(_PROXY_SCHEMES)}")
+    if separator and scheme.lower().startswith("socks") and find_spec("socksio") is None:
+        raise ConfigError(f"{variable} names a SOCKS proxy: pip install socksio")
+    if not _has_host(value if separator else f"http://{value}"):
+        raise ConfigError(f"{variable} is no address of a proxy")
+
+
+def _has_host(address: str) -> bool:
+    """Whether there is a host in it, and a number where a port stands."""
+    try:
+        found = urlsplit(address)
+        return bool(found.hostname) and found.port != 0
+    except ValueError:
+        return False
+
+
+def _either(name: str) -> str:
+    return os.environ.get(name) or os.environ.get(name.upper()) or ""
