@@ -8,7 +8,7 @@ from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.ports import Door
 from rockbot_messaging.retries import RetryPolicy
 from rockbot_messaging.subscriptions import WATCH_LIMIT, WatchSubscription, WorkSubscription
-from rockbot_messaging.testing.harness import Harness, buried, depth, message, pass_time_until
+from rockbot_messaging.testing.harness import Harness, buried, depth, message, pass_time_until, waiting
 from rockbot_messaging.testing.recorder import Reaction, Recorder
 from rockbot_messaging.verdicts import Ack, DeadLetter, Retry, Verdict
 
@@ -124,6 +124,8 @@ class ConsumingCases:
         await sender.publisher.publish_many(sent)
         await held.wait_for(3)
         await harness.kill(dying)
+        await survivor.declare([work])
+        await waiting(survivor, "work", 5)
         await survivor.subscriber.subscribe(WorkSubscription(name="work", patterns=("job",), concurrency=1), heir)
         await heir.wait_for(5)
         assert heir.ids == [one.message_id for one in sent]
@@ -225,6 +227,8 @@ class ConsumingCases:
         await taker.wait_for(2)
         assert await consumption.stop(timeout=0) == 2
         assert (taker.running, taker.finished) == (0, 0)
+        await later.declare([work])
+        await waiting(later, "work", 3)
         await later.subscriber.subscribe(WorkSubscription(name="work", patterns=("job.#",), concurrency=1), heir)
         await heir.wait_for(3)
         assert heir.ids == [one.message_id for one in sent]

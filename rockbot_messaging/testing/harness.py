@@ -13,7 +13,17 @@ from rockbot_messaging.letters import Letter
 from rockbot_messaging.ports import MessageBus
 from rockbot_messaging.testing.ids import SequenceIds
 
-__all__ = ["DEFAULT_BODY_LIMIT", "Features", "Harness", "Passing", "buried", "depth", "message", "pass_time_until"]
+__all__ = [
+    "DEFAULT_BODY_LIMIT",
+    "Features",
+    "Harness",
+    "Passing",
+    "buried",
+    "depth",
+    "message",
+    "pass_time_until",
+    "waiting",
+]
 
 #: Bytes; what the cases that are not about the limit connect with.
 DEFAULT_BODY_LIMIT: Final = 16 * 1024 * 1024
@@ -124,6 +134,20 @@ async def buried(bus: MessageBus, subscription: str, count: int) -> list[Letter]
     except TimeoutError:
         raise TimeoutError(f"{found} of {count} letters lie in the dead-letter queue of {subscription!r}") from None
     return await bus.dead_letters.letters(subscription)
+
+
+async def waiting(bus: MessageBus, subscription: str, count: int) -> None:
+    """Wait until `count` messages wait in the queue of `subscription`, which nobody consumes: a broker notices the end of a
+    consumer in its own time.
+
+    Raises:
+        TimeoutError: it did not come to that in time.
+    """
+    async with asyncio.timeout(_PATIENCE):
+        while True:
+            (queue,) = [each for each in await bus.queues() if each.subscription == subscription]
+            if (queue.ready, queue.consumers) == (count, 0):
+                return
 
 
 async def pass_time_until(harness: Passing, condition: Callable[[], bool]) -> None:
