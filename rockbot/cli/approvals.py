@@ -57,8 +57,7 @@ async def list_approvals(
     ]
     head = ("ID", "KIND", "AGENT", "TOOL", "WHAT", "UNTIL")
     call.screen.show(page.approvals, [Grid(head, rows, empty="nobody is asked anything", optional=("AGENT",))])
-    if page.next is not None:
-        call.screen.say(f"go on with --after {page.next}", "dim")
+    call.screen.more(page.next)
 
 
 async def show(call: Invocation, id: Id, tenant: Tenant = "default") -> None:

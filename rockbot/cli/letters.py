@@ -64,8 +64,7 @@ async def list_letters(
     async with call.operator(composed=True) as operator:
         page = await operator.dead_letters.find(which, limit=limit, after=after, order="newest" if newest else "oldest")
     call.screen.show(page.letters, row_blocks(page.letters))
-    if page.next is not None:
-        call.screen.say(f"{len(page.letters)} of {page.total} letters; go on with --after {page.next}", "dim")
+    call.screen.more(page.next, len(page.letters), page.total)
     if page.letters:
         first = page.letters[0]
         call.screen.say(f"read one: {first.replay_command.replace(' replay ', ' show ', 1)}", "dim")
@@ -123,8 +122,7 @@ async def discarded(
             order="newest" if newest else "oldest",
         )
     call.screen.show(page.letters, discarded_blocks(page.letters))
-    if page.next is not None:
-        call.screen.say(f"{len(page.letters)} of {page.total} letters; go on with --after {page.next}", "dim")
+    call.screen.more(page.next, len(page.letters), page.total)
     if page.letters:
         call.screen.say("put one back: rockbot dlq restore ID; read one: rockbot dlq show discarded ID", "dim")
 

@@ -121,6 +121,17 @@ class Screen:
         if not self.json:
             self._line(sys.stderr, printable(text), tone)
 
+    def more(self, after: str | None, shown: int = 0, total: int | None = None) -> None:
+        """That a listing goes on behind a page, if it does; with ``--json`` an object on standard error, so that programs can."""
+        if after is None:
+            return
+        of = "" if total is None else f"{shown} of {total} letters; "
+        if self.json:
+            counted = {} if total is None else {"total": total}
+            self._write(sys.stderr, json.dumps({"next": after, **counted}))
+        else:
+            self.say(f"{of}go on with --after {after}", "dim")
+
     def ask(self, question: str) -> None:
         """A question, with the cursor behind it; also with ``--json``, because somebody has to answer."""
         sys.stderr.write(printable(question))

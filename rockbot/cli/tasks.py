@@ -92,8 +92,7 @@ async def list_tasks(
         while not page.tasks and page.next is not None:
             page = await operator.tasks(which, limit=limit, after=page.next)
     call.screen.show(page.tasks, _rows(page.tasks))
-    if page.next is not None:
-        call.screen.say(f"go on with --after {page.next}", "dim")
+    call.screen.more(page.next)
 
 
 async def show(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -291,3 +292,18 @@ def test_composing_a_host_for_a_command_loads_no_web_framework() -> None:
     program = "import sys, rockbot.operators.open, rockbot.container; print('fastapi' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "False\n"
+
+
+async def test_programs_page_through_letters(cli: Cli, host: FakeHost) -> None:
+    for number in range(3):
+        await bury(host.bus, f"letter-{number}")
+    seen: list[str] = []
+    after: tuple[str, ...] = ()
+    while len(seen) < 3:
+        ran = await cli("dlq", "list", "--json", "--limit", "1", *after)
+        seen += [line["id"] for line in ran.lines]
+        if ran.err:
+            told = json.loads(ran.err)
+            assert told["total"] == 3
+            after = ("--after", told["next"])
+    assert (sorted(seen), ran.err) == (["letter-0", "letter-1", "letter-2"], "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from cli.conftest import Cli
 from gateway.fake_agent import FakeHost
 from history.stored import Talk
@@ -31,6 +33,7 @@ async def test_the_command_line_lists_and_shows_tasks(cli: Cli, host: FakeHost) 
     assert "go on with --after " in ran.err
     after = ran.err.split("--after ")[1].split()[0]
     assert (await cli("tasks", "list", "--after", after, "--json")).lines[0]["task_id"] == "task-1"
+    assert json.loads((await cli("tasks", "list", "--limit", "1", "--json")).err) == {"next": after}
     ran = await cli("tasks", "show", "task-1")
     assert ran.code == 0
     for fact in ("status        completed", "user          ann", "asked\nWhat is 6 times 7?", "answered\nIt is 42."):
