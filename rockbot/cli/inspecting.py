@@ -112,7 +112,8 @@ async def _host(call: Invocation, settings: Settings) -> list[Check]:
         async with call.operator(composed=True) as operator:
             return list((await operator.doctor()).checks)
     except HostUnreachable as exc:
-        return [Check(name=name, status="fail", detail=str(exc), advice="rockbot up")]
+        detail = str(exc).partition(": start one with")[0]  # that is the advice
+        return [Check(name=name, status="fail", detail=detail, advice=f"{call.program} up")]
     except (MessagingError, ConfigError) as exc:
         advice = "check --broker (ROCKBOT_BROKER_URL), user, password and network"
         return [Check(name=name, status="fail", detail=str(exc), advice=advice)]
