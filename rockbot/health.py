@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final, final
 
+from rockbot.errors import ConfigError
 from rockbot.telemetry.exposition import CONTENT_TYPE, Exposition
 from rockbot_messaging.ports import MessageBus
 from rockbot_messaging.regulation import OutageStatus
@@ -87,10 +89,18 @@ class HealthServer:
         """Listen.
 
         Raises:
-            OSError: the port is taken; the text names it.
+            ConfigError: the port is taken, or the address is none of this machine; the text names the setting.
         """
-        if self._port:
+        if not self._port:
+            return
+        try:
             self._server = await asyncio.start_server(self._serve, self._host, self._port, limit=8192)
+        except OSError as exc:
+            why = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else str(exc)
+            raise ConfigError(
+                f"setting 'host.health_port': nothing can listen on {self._host}:{self._port} ({why}); two processes of one"
+                " machine need two ports"
+            ) from exc
 
     async def close(self) -> None:
         """Stop listening; idempotent."""

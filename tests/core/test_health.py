@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from nodes.launching import free_port
 
+from rockbot.errors import ConfigError
 from rockbot.health import Health, HealthServer
 from rockbot_messaging.memory import MemoryBus
 from rockbot_messaging.ports import BusHealth
@@ -161,7 +162,7 @@ async def test_port_0_switches_it_off_and_closing_twice_is_fine() -> None:
 async def test_a_taken_port_is_named() -> None:
     server, port = await serve(health(Facts()))
     try:
-        with pytest.raises(OSError, match=str(port)):
+        with pytest.raises(ConfigError, match=rf"host.health_port.* 127.0.0.1:{port} \(Address already in use\)"):
             await HealthServer(health(Facts()), host="127.0.0.1", port=port).start()
     finally:
         await server.close()
