@@ -41,6 +41,19 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
     "files": {
         "agents": {"home": {"files": {"assistant.toml": 'model = "scripted/demo"\n', "tone.md": "Speak plainly.\n"}}}
     },
+    "tools": {
+        "toolFiles": {
+            "home.py": "from rockbot.tools import Toolset\n\nhome = Toolset('home')\n",
+            "more.py": "# none\n",
+        },
+        "settings": {"tools": {"files": ["/opt/acme/tools.py"]}},
+        "agents": {
+            "home": {"agents": {"helper": {"instructions": "Be brief."}}, "defaultAgent": "helper"},
+            "night": {},
+        },
+        "workers": {"tools-too": {"handlers": ["tools"]}},
+        "toolbox": {"enabled": True},
+    },
     "workers": {
         "host": {"handlers": ["logging", "deadline", "deduplication", "agent", "scripts"]},
         "workers": {"llm": {"handlers": ["logging", "deadline", "limits", "llm"], "replicas": 3}},
@@ -169,7 +182,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"externalSecrets": {"kind": "Vault"}}, "/externalSecrets/kind"),
     ({"rabbitmq": {"enabled": False}}, "there is no broker"),
     ({"valkey": {"enabled": False}}, "there is no state store"),
+    ({"toolFiles": {"home.txt": "x"}}, "/toolFiles"),
+    ({"toolFiles": {"../home.py": "x"}}, "/toolFiles"),
     ({"agents": {"scripts": {}}}, "agents.scripts"),
+    ({"agents": {"tools": {}}}, "agents.tools"),
     (
         {"agents": {"home": {"files": {"a.md": "x"}, "existingConfigMap": "b"}}},
         "agents.home: files and existingConfigMap",

@@ -203,6 +203,30 @@ def test_agents_that_are_files_change_without_a_restart() -> None:
     assert host[0]["metadata"]["annotations"] == host[1]["metadata"]["annotations"]
 
 
+def test_tools_of_ones_own_are_where_the_settings_of_every_process_say_and_restart_it_when_they_change() -> None:
+    objects = render(COMBINATIONS["tools"])
+    files = named(objects, "ConfigMap", "demo-rockbot-tools")["data"]
+    told = [f"/etc/rockbot/tools/{name}" for name in files]
+    for item in objects:
+        if item["kind"] == "ConfigMap" and "rockbot.toml" in item["data"]:
+            assert tomllib.loads(item["data"]["rockbot.toml"])["tools"]["files"] == ["/opt/acme/tools.py", *told]
+    mounting = {
+        name
+        for name, pod in pods(objects)
+        for container in pod["containers"]
+        for mount in container.get("volumeMounts", [])
+        if (mount["name"], mount["mountPath"], mount.get("readOnly")) == ("tools", "/etc/rockbot/tools", True)
+    }
+    ours = {name for name, pod in pods(objects) if any(v["name"] == "settings" for v in pod.get("volumes", []))}
+    assert mounting == ours
+    changed = render(COMBINATIONS["tools"] | {"toolFiles": {"home.py": "# none\n"}})
+    for name in ("home", "night", "tools-too"):
+        templates = [
+            named(each, "Deployment", f"demo-rockbot-{name}")["spec"]["template"] for each in (objects, changed)
+        ]
+        assert templates[0]["metadata"]["annotations"] != templates[1]["metadata"]["annotations"]
+
+
 def test_workers_and_topology_know_the_agents_of_every_group() -> None:
     objects = render(COMBINATIONS["groups"])
     shared = tomllib.loads(named(objects, "ConfigMap", "demo-rockbot-settings")["data"]["rockbot.toml"])

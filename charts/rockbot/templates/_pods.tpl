@@ -117,6 +117,11 @@ seccompProfile:
   configMap:
     name: {{ . }}
 {{- end }}
+{{- if .root.Values.toolFiles }}
+- name: tools
+  configMap:
+    name: {{ include "rockbot.fullname" .root }}-tools
+{{- end }}
 {{- with .root.Values.broker.tlsSecret }}
 - name: broker-tls
   secret:
@@ -142,6 +147,11 @@ seccompProfile:
 {{- with .files }}
 - name: agents
   mountPath: /etc/rockbot/agents
+  readOnly: true
+{{- end }}
+{{- if .root.Values.toolFiles }}
+- name: tools
+  mountPath: /etc/rockbot/tools
   readOnly: true
 {{- end }}
 {{- with .root.Values.broker.tlsSecret }}
