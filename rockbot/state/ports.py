@@ -137,6 +137,7 @@ class StateStore(Protocol):
 
         Raises:
             VersionConflict: the stream has another version, or the message was handled already.
+            ValueError: it has no record, handles no message, or a row has another cause than that.
         """
         ...
 

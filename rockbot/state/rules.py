@@ -7,7 +7,7 @@ from typing import Final
 
 from rockbot.state.items import KINDS, Item, ItemKind, kind_of
 from rockbot.state.keys import Key, Prefix
-from rockbot.state.ports import ANY, Append, Commit, StateUnavailable, VersionConflict, Write, _Any
+from rockbot.state.ports import ANY, Append, Commit, OutboxRow, StateUnavailable, VersionConflict, Write, _Any
 
 __all__ = [
     "REMEMBER_MS",
@@ -80,12 +80,13 @@ def check_step(step: Append) -> None:
     """Refuse what no store could give back.
 
     Raises:
-        ValueError: a step without records or without the id of its message.
+        ValueError: a step without records or without the id of its message, or that sends what another message caused.
     """
     if not step.records:
         raise ValueError(f"a step of {step.stream} has no records")
     if not step.handled:
         raise ValueError(f"a step of {step.stream} does not say which message it handled")
+    _check_causes(step.outbox, step.handled)
 
 
 def check_writes(writes: Sequence[Write]) -> None:
@@ -114,8 +115,12 @@ def check_commit(effect: Commit) -> None:
         raise ValueError(f"the commit {effect.mark} must be remembered for more than {effect.remember} seconds")
     if any(write.key == effect.mark for write in effect.writes):
         raise ValueError(f"{effect.mark} is the mark of a commit and cannot be one of its effects")
-    if strange := next((row.id for row in effect.outbox if row.cause != effect.cause), None):
-        raise ValueError(f"message {strange} was not caused by {effect.cause}, and cannot be sent with it")
+    _check_causes(effect.outbox, effect.cause)
+
+
+def _check_causes(rows: Sequence[OutboxRow], cause: str) -> None:
+    if strange := next((row.id for row in rows if row.cause != cause), None):
+        raise ValueError(f"message {strange} was not caused by {cause}, and cannot be sent with it")
 
 
 def already_committed(effect: Commit) -> VersionConflict:

@@ -12,6 +12,7 @@ from core.town import ADD, Town, Worker, obedient, opened_town
 
 from rockbot.chain import Order
 from rockbot.context import Context
+from rockbot.errors import ConfigError
 from rockbot.events import (
     Event,
     LlmRequest,
@@ -305,6 +306,6 @@ async def test_a_host_that_cannot_start_closes_what_it_opened(town: Town) -> Non
     def plugin(services: Services) -> Contribution:
         return Contribution(close=close)
 
-    with pytest.raises(OSError):
+    with pytest.raises(ConfigError, match=r"host\.health_port"):
         await town.host(plugin, host={"health_host": "256.256.256.256", "health_port": 1})
     assert closed == ["plugin"]

@@ -28,6 +28,10 @@ STEPS = st.builds(
     timers=st.lists(st.builds(Timer, IDS, SMALL, st.binary(max_size=1)), max_size=2).map(tuple),
     canceled_timers=st.lists(IDS, max_size=1).map(tuple),
     index=st.lists(st.builds(IndexRow, KEYS, st.none() | st.binary(max_size=2)), max_size=2).map(tuple),
+).map(
+    lambda step: dataclasses.replace(
+        step, outbox=tuple(dataclasses.replace(row, cause=step.handled) for row in step.outbox)
+    )
 )
 WRITES = st.lists(
     st.builds(Write, key=KEYS, value=st.none() | st.binary(max_size=3), expect=EXPECT, ttl=st.none() | SECONDS),

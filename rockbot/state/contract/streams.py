@@ -200,11 +200,13 @@ class StreamCases(StoreCases):
         assert loaded.unanswered == (row,)
         assert (await store.read(_S))[0].value == large
 
-    async def test_a_step_without_records_or_message_id_is_refused(self, store: StateStore) -> None:
+    async def test_a_step_that_no_store_could_give_back_is_refused(self, store: StateStore) -> None:
         with pytest.raises(ValueError, match="no records"):
             await store.append(replace(step(_S, 0, "m1"), records=()))
         with pytest.raises(ValueError, match="which message"):
             await store.append(step(_S, 0, ""))
+        with pytest.raises(ValueError, match="not caused by m1"):
+            await store.append(step(_S, 0, "m1", outbox=(command("c", "m2"),)))
         assert (await store.load(_S)).version == 0
 
     async def test_streams_outlive_their_store_exactly_if_it_is_durable(
