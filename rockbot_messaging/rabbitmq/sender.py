@@ -201,7 +201,7 @@ class Sender:
                     results[index] = _refused(f"{window} others wait for their confirms, and none came in time")
                     continue
                 if future_now is None or not future_now.done() or future_now.cancelled():
-                    results[index] = _unconfirmed(f"no confirm within {self._settings.confirm_timeout:g} s")
+                    results[index] = self._overdue(session)
                     continue
                 outcome = future_now.result()
                 if outcome is None:
@@ -273,7 +273,7 @@ class Sender:
                 await asyncio.sleep(0.05)
 
     async def _wait_unblocked(self, session: Session, deadline: float) -> None:
-        _log.warning("RabbitMQ at %s blocks publishers (short of memory or disk); waiting", self._settings.address)
+        _log.warning("%s; waiting", self._blocking)
         unblocked = asyncio.create_task(session.unblocked())
         ended = asyncio.create_task(session.ended.wait())
         try:
@@ -283,10 +283,15 @@ class Sender:
             unblocked.cancel()
             ended.cancel()
         if not done:
-            raise _Blocked(
-                f"RabbitMQ at {self._settings.address} blocks publishers (short of memory or disk) and did not let go "
-                f"within {self._settings.confirm_timeout:g} s"
-            )
+            raise _Blocked(f"{self._blocking} and did not let go within {self._settings.confirm_timeout:g} s")
+
+    def _overdue(self, session: Session) -> NotConfirmed:
+        why = f": {self._blocking}" if session.blocked else ""
+        return _unconfirmed(f"no confirm within {self._settings.confirm_timeout:g} s{why}")
+
+    @property
+    def _blocking(self) -> str:
+        return f"RabbitMQ at {self._settings.address} blocks publishers (short of memory or disk)"
 
 
 class _Blocked(Exception):

@@ -59,6 +59,7 @@ class ConsumingCases:
                     (queue,) = [each for each in await bus.queues() if each.subscription == "counted"]
                     if (queue.ready, queue.consumers) == (ready, consumers):
                         return
+                    await asyncio.sleep(0.002)
 
         await says(0, 0)
         await bus.publisher.publish_many([message("counted") for _ in range(3)])

@@ -148,6 +148,7 @@ async def waiting(bus: MessageBus, subscription: str, count: int) -> None:
             (queue,) = [each for each in await bus.queues() if each.subscription == subscription]
             if (queue.ready, queue.consumers) == (count, 0):
                 return
+            await asyncio.sleep(0.002)
 
 
 async def pass_time_until(harness: Passing, condition: Callable[[], bool]) -> None:

@@ -14,12 +14,14 @@ import signal
 import sys
 import uuid
 from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import pytest
+from nodes.rabbitmq import RabbitNode
 
 CHILD = Path(__file__).with_name("child.py")
 #: Runs at the same time; most of their time is start-up and waiting for claims to run out.
@@ -214,6 +216,17 @@ def _server(request: pytest.FixtureRequest, name: str) -> tuple[Server, str]:
     return server, f"{server.url}?{query}="
 
 
+@pytest.fixture
+def own_broker() -> Iterator[str]:
+    """A node for one test: every run leaves a namespace of queues, and those of a few matrices fill a node's memory."""
+    node = RabbitNode()
+    try:
+        node.start()
+        yield node.url
+    finally:
+        node.stop()
+
+
 async def _turn_over_a_server_that_dies(folder: Path, server: Server, state: str, *, broker: str, every: int) -> int:
     """One turn; the server of its state is killed at each `every`-th effect. Returns how often that was."""
     config = _settings(folder, broker=broker, state=state)
@@ -264,10 +277,10 @@ async def test_a_turn_that_runs_a_script_survives_a_kill_at_every_effect(tmp_pat
 @pytest.mark.parametrize("doing", ["sum", "approved sum"])
 @pytest.mark.parametrize("store", ["sqlite", *SERVERS])
 async def test_a_turn_survives_a_kill_at_every_effect_whatever_its_store(
-    tmp_path: Path, amqp_url: str, request: pytest.FixtureRequest, store: str, doing: Doing
+    tmp_path: Path, own_broker: str, request: pytest.FixtureRequest, store: str, doing: Doing
 ) -> None:
     state = "" if store == "sqlite" else _server(request, store)[1]
-    assert await _matrix(tmp_path, broker=amqp_url, state=state, doing=doing) >= 15
+    assert await _matrix(tmp_path, broker=own_broker, state=state, doing=doing) >= 15
 
 
 @pytest.mark.full
@@ -282,7 +295,7 @@ async def test_a_turn_that_waits_for_a_person_survives_a_kill_at_every_effect(tm
 @pytest.mark.parametrize("store", SERVERS)
 @pytest.mark.parametrize("every", [2, 3, 5])
 async def test_a_turn_survives_its_server_killed_at_every_few_effects(
-    tmp_path: Path, amqp_url: str, request: pytest.FixtureRequest, store: str, every: int
+    tmp_path: Path, own_broker: str, request: pytest.FixtureRequest, store: str, every: int
 ) -> None:
     server, state = _server(request, store)
-    assert await _turn_over_a_server_that_dies(tmp_path, server, state, broker=amqp_url, every=every) >= 15 // every
+    assert await _turn_over_a_server_that_dies(tmp_path, server, state, broker=own_broker, every=every) >= 15 // every

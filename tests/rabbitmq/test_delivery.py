@@ -248,6 +248,25 @@ async def _published(bus: RabbitBus, one: MessageEnvelope) -> None:
 
 
 @pytest.mark.rabbitmq
+async def test_the_publish_that_meets_a_blocking_broker_says_so(rabbit_node: RabbitNode) -> None:
+    harness = RabbitHarness(rabbit_node.url)
+    await (await harness.connect()).declare([WorkSubscription(name="work", patterns=("job",))])
+    try:
+        await _blocked(rabbit_node, "1MB")
+        for patience in (1, 5, 25):  # a busy broker may tell later
+            bus = await harness.connect(connect_timeout=60, confirm_timeout=patience)
+            with pytest.raises(NotConfirmed) as caught:
+                await bus.publisher.publish(message("job"))
+            if "blocks publishers" in str(caught.value):
+                break
+    finally:
+        await _blocked(rabbit_node, "512MB")
+    assert f"no confirm within {patience} s: RabbitMQ at 127.0.0.1:{rabbit_node.port}" in str(caught.value)
+    assert "blocks publishers (short of memory or disk); it may or may not be stored" in str(caught.value)
+    await harness.close()
+
+
+@pytest.mark.rabbitmq
 async def test_a_broker_that_blocks_for_too_long_is_an_error_that_says_so(rabbit_node: RabbitNode) -> None:
     harness = RabbitHarness(rabbit_node.url)
     bus = await harness.connect(confirm_timeout=1)
