@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import ssl
 import struct
+from collections.abc import Callable
 from typing import Any, Final, Protocol, final
 
 from aiormq.connection import TransportFactory
@@ -46,13 +47,16 @@ class FrameSink(Protocol):
 
 @final
 class TappedStream(asyncio.StreamReader):
-    """A stream reader that hands whole frames of registered channels to their sinks and keeps the rest readable."""
+    """A stream reader that hands whole frames of registered channels to their sinks and keeps the rest readable.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    `clock` gives seconds that only grow; the loop's own by default.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] | None = None) -> None:
         super().__init__(limit=_LIMIT, loop=loop)
-        self._clock = loop.time
+        self._clock = clock or loop.time
         self._rest = b""
-        self._shown_at = loop.time()
+        self._shown_at = self._clock()
         self.sinks: dict[int, FrameSink] = {}
         self.unblocked = asyncio.Event()
         self.unblocked.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -34,9 +35,11 @@ class _Wire:
         return False
 
 
-def _open(number: int = 1, frame_max: int = 131072) -> tuple[TappedStream, Channel, _Wire]:
+def _open(
+    number: int = 1, frame_max: int = 131072, clock: Callable[[], float] = lambda: 0.0
+) -> tuple[TappedStream, Channel, _Wire]:
     loop = asyncio.get_running_loop()
-    stream, wire = TappedStream(loop), _Wire()
+    stream, wire = TappedStream(loop, clock), _Wire()
     channel = Channel(number, frame_max, Outbox(wire, loop))
     stream.sinks[number] = channel
     return stream, channel, wire
@@ -99,14 +102,15 @@ async def test_what_is_not_ours_reaches_the_library_untouched() -> None:
     assert await stream.read() == data + b"AMQP\x00"
 
 
-async def test_a_busy_connection_looks_alive_to_the_library() -> None:
-    stream, channel, _ = _open()
+async def test_a_busy_connection_looks_alive_to_the_library_about_once_a_second() -> None:
+    now = 0.0
+    stream, channel, _ = _open(clock=lambda: now)
     channel.receive(lambda _: None)
-    stream._shown_at -= 60
-    stream.feed_data(_deliver(1, b"x"))
-    stream.feed_data(_deliver(2, b"x"))
+    for tag in range(1, 22):
+        stream.feed_data(_deliver(tag, b"x"))
+        now += 0.25
     stream.feed_eof()
-    assert await stream.read() == b"\x08\x00\x00\x00\x00\x00\x00\xce"
+    assert await stream.read() == b"\x08\x00\x00\x00\x00\x00\x00\xce" * 4
 
 
 async def test_confirms_returns_and_refusals_reach_the_publish_they_mean() -> None:

@@ -103,7 +103,7 @@ def _bytes(events: Sequence[tuple[Any, ...]]) -> bytes:
 
 async def _read(data: bytes, cuts: Sequence[int]) -> _Seen:
     loop = asyncio.get_running_loop()
-    stream = TappedStream(loop)
+    stream = TappedStream(loop, lambda: 0.0)
     channel = Channel(_OURS, 131072, Outbox(_Wire(), loop))  # type: ignore[arg-type]  # all of a writer it needs here
     stream.sinks[_OURS] = channel
     seen = _Seen()
