@@ -8,6 +8,9 @@ from __future__ import annotations
 from typing import Final
 
 ERROR_TYPE: Final = "error.type"
+EXCEPTION: Final = "exception"
+EXCEPTION_TYPE: Final = "exception.type"
+EXCEPTION_MESSAGE: Final = "exception.message"
 
 # Messaging: https://opentelemetry.io/docs/specs/semconv/messaging/
 MESSAGING_SYSTEM: Final = "messaging.system"

@@ -5,8 +5,9 @@ No provider becomes the global one: libraries that trace themselves when they fi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, final
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from rockbot.errors import MissingExtra
 from rockbot.settings import Settings
@@ -19,39 +20,25 @@ try:
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import ReadableSpan
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 except ModuleNotFoundError as exc:
     raise MissingExtra(
         f"the section [telemetry] of the settings (module {exc.name} is not installed)", "otel"
     ) from None
 
+from rockbot.telemetry.batches import SpanBatches
 from rockbot.telemetry.otlp_metrics import MetricBatches
-from rockbot.telemetry.recording import Recorder
-from rockbot.telemetry.span_wire import encoded
+from rockbot.telemetry.recording import Recorder, Recording
+from rockbot.telemetry.span_wire import encoded, request
 from rockbot.telemetry.spans import OtelTracing
 
-if TYPE_CHECKING:
-    from opentelemetry.sdk.trace.export import SpanExporter
+__all__ = ["open_telemetry", "traced_batches"]
 
-__all__ = ["open_telemetry", "span_recorder"]
+_log = logging.getLogger(__name__)
 
 #: How long a batch is tried to be sent, with its repetitions.
 SEND_SECONDS: Final = 3.0
-#: Milliseconds between two exports of spans.
-_SPANS_EVERY_MS: Final = 2000
-
-
-@final
-class _SpanSender(OTLPSpanExporter):
-    """The SDK's exporter, given bytes where it lets itself be."""
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        client = getattr(self, "_client", None)
-        if client is None or not spans:
-            return super().export(spans)
-        sent = client.export(encoded(spans, spans[0].resource))
-        return SpanExportResult.SUCCESS if sent.success else SpanExportResult.FAILURE
+#: Seconds between two exports of spans.
+_SPANS_EVERY: Final = 2.0
 
 
 def open_telemetry(settings: Settings, measures: Measures) -> Telemetry:
@@ -59,16 +46,17 @@ def open_telemetry(settings: Settings, measures: Measures) -> Telemetry:
     wanted = settings.telemetry
     tracing, flush = NO_TRACING, None
     if wanted.traces:
-        exporter = _SpanSender(endpoint=_address(settings, "traces"), timeout=SEND_SECONDS)
-        recorder = span_recorder(settings, exporter)
-        tracing, flush = OtelTracing(recorder, namespace=settings.namespace), recorder.shutdown
+        # The SDK's way to a collector, with all the variables it knows, from where its spans are bytes.
+        client = OTLPSpanExporter(endpoint=_address(settings, "traces"), timeout=SEND_SECONDS)._client
+        tracing, spans = traced_batches(settings, lambda data: client.export(data).success)
+        flush = spans.close
     if wanted.metrics != "push":
         return Telemetry(measures, tracing, flush=flush, queues_every=wanted.queue_seconds)
     sender = OTLPMetricExporter(endpoint=_address(settings, "metrics"), timeout=SEND_SECONDS)
-    batches = MetricBatches(_resource(settings), SystemClock())
+    metrics = MetricBatches(_resource(settings), SystemClock())
 
     def send(counters: Counters) -> None:
-        sender.export(batches.batch(counters))
+        sender.export(metrics.batch(counters))
 
     def close() -> None:
         if flush is not None:
@@ -80,10 +68,27 @@ def open_telemetry(settings: Settings, measures: Measures) -> Telemetry:
     )
 
 
-def span_recorder(settings: Settings, exporter: SpanExporter) -> Recorder:
-    """Where spans are made as the settings say; they go to `exporter` in batches, from a thread of its own."""
-    processor = BatchSpanProcessor(exporter, schedule_delay_millis=_SPANS_EVERY_MS)
-    return Recorder(processor, _resource(settings), sample_ratio=settings.telemetry.sample_ratio)
+def traced_batches(settings: Settings, send: Callable[[bytes], bool]) -> tuple[OtelTracing, SpanBatches]:
+    """Spans as the settings say, and their way out: `send` is given requests in OTLP, in a thread of its own."""
+    resource = _resource(settings)
+
+    def send_spans(spans: Sequence[bytes]) -> bool:
+        try:
+            return send(request(spans, resource))
+        except Exception:
+            _log.exception("%d spans could not be sent", len(spans))
+            return False
+
+    batches = SpanBatches(send_spans, every=_SPANS_EVERY)
+
+    def ended(span: Recording) -> None:
+        try:
+            batches.put(encoded(span))
+        except Exception:
+            _log.exception("the span %r is dropped: it cannot be written", span.name)
+
+    recorder = Recorder(ended, sample_ratio=settings.telemetry.sample_ratio)
+    return OtelTracing(recorder, namespace=settings.namespace), batches
 
 
 def _resource(settings: Settings) -> Resource:

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import lru_cache
+from types import TracebackType
 from typing import Any, Final, final
 
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import (
-    Link,
-    NonRecordingSpan,
     SpanContext,
     SpanKind,
     TraceFlags,
@@ -27,7 +25,8 @@ from opentelemetry.trace import (
 )
 
 from rockbot.telemetry import semconv
-from rockbot.telemetry.recording import Recorder, Recording
+from rockbot.telemetry.recording import Around, Recorder, Recording
+from rockbot.telemetry.span_wire import attributes_of_a_span
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.ports import Door, MessageHandler, MessagePublisher
 from rockbot_messaging.subscriptions import WorkSubscription
@@ -51,37 +50,29 @@ class OtelTracing:
         self._recorder = recorder
         self._namespace = namespace
 
-    @contextmanager
-    def span(self, name: str, attributes: Attributes, /, *, kind: OurKind = "internal") -> Iterator[Span]:
-        around = get_current_span().get_span_context()
-        parent = around if around.is_valid else None
-        span = self._recorder.begin(name, _KINDS[kind], parent, attributes=dict(attributes))
-        token = attach(_within(span.context))
-        try:
-            yield span
-        except BaseException as exc:
-            span.failed(type(exc).__name__)
-            raise
-        finally:
-            detach(token)
-            span.end()
+    def span(self, name: str, attributes: Attributes, /, *, kind: OurKind = "internal") -> _Open:
+        around = get_current_span()
+        parent: Around | None = around if isinstance(around, Recording) else around.get_span_context()
+        if parent is not None and not parent.trace_id:
+            parent = None
+        return _Open(self._recorder.begin(name, _KINDS[kind], parent, attributes=dict(attributes)))
 
     def processing(self, subscription: WorkSubscription, handler: MessageHandler, /) -> MessageHandler:
         queue = f"{self._namespace}.{subscription.name}"
         name = f"process {queue}"
         begin = self._recorder.begin
-        same = {
-            semconv.MESSAGING_SYSTEM: semconv.RABBITMQ,
-            semconv.MESSAGING_OPERATION_NAME: "process",
-            semconv.MESSAGING_OPERATION_TYPE: "process",
-            semconv.MESSAGING_DESTINATION_NAME: queue,
-        }
+        same = attributes_of_a_span(
+            {
+                semconv.MESSAGING_SYSTEM: semconv.RABBITMQ,
+                semconv.MESSAGING_OPERATION_NAME: "process",
+                semconv.MESSAGING_OPERATION_TYPE: "process",
+                semconv.MESSAGING_DESTINATION_NAME: queue,
+            }
+        )
 
         async def handle(envelope: MessageEnvelope) -> Verdict:
-            parent = _read(envelope)
-            links = () if parent is None else (Link(parent),)
-            span = begin(name, SpanKind.CONSUMER, parent, attributes=same | _of(envelope), links=links)
-            token = attach(_within(span.context))
+            span = begin(name, SpanKind.CONSUMER, _read(envelope), attributes=_of(envelope), same=same, linked=True)
+            token = attach(_within(span))
             try:
                 verdict = await handler(_carrying(envelope, span))
                 _settle(span, verdict)
@@ -143,8 +134,14 @@ class _TracedPublisher:
         if door is Door.LOSSY:
             await self._inner.publish(envelope, door=door)
             return
-        with self._span(envelope, f"{self._exchanges[door]}:{envelope.topic}") as span:
+        span = self._begin(envelope, f"{self._exchanges[door]}:{envelope.topic}")
+        try:
             await self._inner.publish(_carrying(envelope, span), door=door)
+        except BaseException as exc:
+            span.failed(type(exc).__name__)
+            raise
+        finally:
+            span.end()
 
     async def publish_many(self, envelopes: Sequence[MessageEnvelope], *, door: Door = Door.COMMANDS) -> None:
         if door is Door.LOSSY:
@@ -163,15 +160,10 @@ class _TracedPublisher:
                 span.end()
 
     async def send(self, envelope: MessageEnvelope, *, address: str) -> None:
-        with self._span(envelope, "(anonymous)") as span:
-            span.attributes[semconv.MESSAGING_DESTINATION_ANONYMOUS] = True
-            await self._inner.send(_carrying(envelope, span), address=address)
-
-    @contextmanager
-    def _span(self, envelope: MessageEnvelope, destination: str) -> Iterator[Recording]:
-        span = self._begin(envelope, destination)
+        span = self._begin(envelope, "(anonymous)")
+        span.attributes[semconv.MESSAGING_DESTINATION_ANONYMOUS] = True
         try:
-            yield span
+            await self._inner.send(_carrying(envelope, span), address=address)
         except BaseException as exc:
             span.failed(type(exc).__name__)
             raise
@@ -179,18 +171,42 @@ class _TracedPublisher:
             span.end()
 
     def _begin(self, envelope: MessageEnvelope, destination: str) -> Recording:
-        return self._recorder.begin(
-            f"publish {destination}",
-            SpanKind.PRODUCER,
-            _read(envelope),
-            attributes={
-                semconv.MESSAGING_SYSTEM: semconv.RABBITMQ,
-                semconv.MESSAGING_OPERATION_NAME: "publish",
-                semconv.MESSAGING_OPERATION_TYPE: "send",
-                semconv.MESSAGING_DESTINATION_NAME: destination,
-                **_of(envelope),
-            },
-        )
+        name, same = _publishing(destination)
+        return self._recorder.begin(name, SpanKind.PRODUCER, _read(envelope), attributes=_of(envelope), same=same)
+
+
+@lru_cache(maxsize=1024)
+def _publishing(destination: str) -> tuple[str, bytes]:
+    """Name and attributes that all spans of a destination share."""
+    said = {
+        semconv.MESSAGING_SYSTEM: semconv.RABBITMQ,
+        semconv.MESSAGING_OPERATION_NAME: "publish",
+        semconv.MESSAGING_OPERATION_TYPE: "send",
+        semconv.MESSAGING_DESTINATION_NAME: destination,
+    }
+    return f"publish {destination}", attributes_of_a_span(said)
+
+
+@final
+class _Open:
+    """A span around what is done inside, and the current one there."""
+
+    __slots__ = ("_span", "_token")
+
+    def __init__(self, span: Recording) -> None:
+        self._span = span
+
+    def __enter__(self) -> Span:
+        self._token = attach(_within(self._span))
+        return self._span
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        detach(self._token)
+        if kind is not None:
+            self._span.failed(kind.__name__)
+        self._span.end()
 
 
 def _settle(span: Recording, verdict: Verdict) -> None:
@@ -203,7 +219,7 @@ def _settle(span: Recording, verdict: Verdict) -> None:
         outcome = "retry" if verdict.counted else "handback"
         if verdict.counted:
             span.failed(verdict.error_type or outcome)
-    span.happened(semconv.SETTLE, {semconv.ROCKBOT_OUTCOME: outcome})
+    span.add_event(semconv.SETTLE, {semconv.ROCKBOT_OUTCOME: outcome})
 
 
 def _of(envelope: MessageEnvelope) -> dict[str, Any]:
@@ -232,13 +248,12 @@ def _parsed(traceparent: str | None, tracestate: str | None = None) -> SpanConte
     return context if context.is_valid else None
 
 
-def _within(around: SpanContext) -> Context:
-    return set_span_in_context(NonRecordingSpan(around), _NOWHERE)
+def _within(span: Recording) -> Context:
+    return set_span_in_context(span, _NOWHERE)
 
 
 def _carrying(envelope: MessageEnvelope, span: Recording) -> MessageEnvelope:
-    context = span.context
-    return envelope.replace(traceparent=_written(context.trace_id, context.span_id, context.trace_flags))
+    return envelope.replace(traceparent=_written(span.trace_id, span.span_id, span.trace_flags))
 
 
 def _written(trace_id: int, span_id: int, flags: int) -> str:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any, final
 
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from telemetry.decoding import decoded
 
 from rockbot.container import HostContainer, compose
 from rockbot.events import AgentResponse, AgentTask
@@ -16,8 +16,7 @@ from rockbot.settings import Settings
 from rockbot.state.ledger import StateLedger
 from rockbot.state.memory import MemoryStateStore
 from rockbot.telemetry.process import Telemetry
-from rockbot.telemetry.setup import span_recorder
-from rockbot.telemetry.spans import OtelTracing
+from rockbot.telemetry.setup import traced_batches
 from rockbot_messaging.clock import SystemClock
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.measures import Counters, Distribution
@@ -26,7 +25,7 @@ from rockbot_messaging.ports import Door
 from rockbot_messaging.regulation import Regulation
 from rockbot_messaging.subscriptions import WatchSubscription
 from rockbot_messaging.testing import SequenceIds
-from rockbot_messaging.tracing import traced
+from rockbot_messaging.tracing import NO_TRACING, traced
 from rockbot_messaging.verdicts import Ack, Verdict
 from rockbot_scripts.contract import ScriptInvoke, ScriptResult
 from rockbot_scripts.service import ScriptService
@@ -36,15 +35,15 @@ from rockbot_scripts.settings import ScriptSettings
 STRANGER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-class Kept(SpanExporter):
-    """Keeps the spans it is given."""
+class Kept:
+    """Keeps the spans it is sent."""
 
     def __init__(self) -> None:
         self.spans: list[ReadableSpan] = []
 
-    def export(self, spans: Any) -> SpanExportResult:
-        self.spans += spans
-        return SpanExportResult.SUCCESS
+    def __call__(self, sent: bytes) -> bool:
+        self.spans += decoded(sent)
+        return True
 
 
 class Sums:
@@ -71,7 +70,7 @@ class Stage:
         self.clock = SystemClock()
         self.exported = Kept()
         self.settings = Settings(model="scripted/demo", **settings)
-        self.recorder = span_recorder(self.settings, self.exported) if traces else None
+        self.tracing, self.batches = traced_batches(self.settings, self.exported) if traces else (NO_TRACING, None)
         self.broker = MemoryBroker(namespace="rockbot", clock=self.clock, ids=SequenceIds(1))
         self.store = MemoryStateStore(self.clock)
         self.stranger = MemoryBus(broker=self.broker)
@@ -81,9 +80,7 @@ class Stage:
         self.worker = self._host("worker", "telemetry", "limits", "llm", "tools")
 
     def _telemetry(self, name: str) -> Telemetry:
-        if self.recorder is None:
-            return Telemetry(self.counts[name])
-        return Telemetry(self.counts[name], OtelTracing(self.recorder, namespace="rockbot"))
+        return Telemetry(self.counts[name], self.tracing)
 
     def _host(self, name: str, *handlers: str) -> HostContainer:
         telemetry = self._telemetry(name)
@@ -134,8 +131,8 @@ class Stage:
             await service.stop(timeout=5)
             await self.scripts_bus.close()
             await self.stranger.close()
-            if self.recorder is not None:
-                self.recorder.shutdown()
+            if self.batches is not None:
+                self.batches.close()
 
     async def _hear(self, envelope: MessageEnvelope) -> Verdict:
         self.answers.put_nowait((envelope, AgentResponse.model_validate_json(envelope.body)))
@@ -169,8 +166,8 @@ class Stage:
 
     def spans(self) -> list[ReadableSpan]:
         """Everything that was traced and has ended."""
-        assert self.recorder is not None
-        self.recorder.flush()
+        assert self.batches is not None
+        self.batches.flush()
         return self.exported.spans
 
     def counted(self, name: str, **labels: str) -> float:
