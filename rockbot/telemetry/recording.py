@@ -9,33 +9,51 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from time import time_ns
-from typing import Any, Final, Protocol, final
+from typing import Any, Final, NamedTuple, Protocol, final
 
 from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 from rockbot.telemetry import semconv
 from rockbot_messaging.tracing import Attributes
 
-__all__ = ["Around", "Recorder", "Recording"]
+__all__ = ["NO_STATE", "Around", "Elsewhere", "Recorder", "Recording"]
 
+NO_STATE: Final = TraceState()
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _NOT_SAMPLED: Final = TraceFlags(TraceFlags.DEFAULT)
-_NO_STATE: Final = TraceState()
 
 
 class Around(Protocol):
-    """What a span can hang under: the context of one elsewhere, or a recording of this process."""
+    """What a span can hang under: one elsewhere, or a recording of this process. Ids are bytes: 16 and 8."""
 
     @property
-    def trace_id(self) -> int: ...
+    def trace(self) -> bytes: ...
     @property
-    def span_id(self) -> int: ...
+    def id(self) -> bytes: ...
     @property
-    def is_remote(self) -> bool: ...
+    def remote(self) -> bool: ...
     @property
-    def trace_flags(self) -> TraceFlags: ...
+    def sampled(self) -> bool: ...
     @property
-    def trace_state(self) -> TraceState: ...
+    def state(self) -> TraceState: ...
+
+
+class Elsewhere(NamedTuple):
+    """The context of a span that is not recorded here."""
+
+    trace: bytes
+    id: bytes
+    sampled: bool
+    state: TraceState = NO_STATE
+    remote: bool = True
+
+    @staticmethod
+    def of(context: SpanContext) -> Elsewhere | None:
+        """A context of OpenTelemetry's; None for one that is not valid."""
+        if not context.is_valid:
+            return None
+        trace, span_id = context.trace_id.to_bytes(16, "big"), context.span_id.to_bytes(8, "big")
+        return Elsewhere(trace, span_id, context.trace_flags.sampled, context.trace_state, context.is_remote)
 
 
 @final
@@ -48,7 +66,7 @@ class Recorder:
     def __init__(self, ended: Callable[[Recording], None], *, sample_ratio: float) -> None:
         self.ended = ended
         self._below = round(sample_ratio * 2**64)
-        self._bits = random.Random().getrandbits  # noqa: S311 - ids, no secrets
+        self._bytes = random.Random().randbytes  # noqa: S311 - ids, no secrets
 
     def begin(
         self,
@@ -59,72 +77,55 @@ class Recorder:
         attributes: dict[str, Any],
         same: bytes = b"",
         linked: bool = False,
-        span_id: int = 0,
+        id: bytes = b"",
         began_ns: int = 0,
     ) -> Recording:
         """A span that has begun, now or then; with an id that others had to know before, or one of its own.
 
         `same` are attributes in bytes already, for what many spans say alike; `linked` links it to its parent too.
         """
-        bits = self._bits
         if parent is not None:
-            trace_id, flags, state = parent.trace_id, parent.trace_flags, parent.trace_state
+            trace, sampled, state = parent.trace, parent.sampled, parent.state
         else:
-            trace_id, state = bits(128) or 1, _NO_STATE
-            flags = _SAMPLED if trace_id & 0xFFFF_FFFF_FFFF_FFFF < self._below else _NOT_SAMPLED
-        return Recording(
-            self.ended,
-            name,
-            kind,
-            parent,
-            trace_id,
-            span_id or bits(64) or 1,
-            flags,
-            state,
-            attributes,
-            same,
-            linked,
-            began_ns or time_ns(),
-        )
+            trace, state = self._bytes(16), NO_STATE
+            sampled = int.from_bytes(trace[8:], "big") < self._below
+        span = Recording()
+        span.ended = self.ended
+        span.name = name
+        span.kind = kind
+        span.parent = parent
+        span.trace = trace
+        span.id = id or self._bytes(8)
+        span.sampled = sampled
+        span.state = state
+        span.attributes = attributes
+        span.same = same
+        span.links = ((parent, {}),) if linked and parent is not None else ()
+        span.began_ns = began_ns or time_ns()
+        return span
 
 
 @final
 class Recording(Span):
-    """A span that is open; implements `rockbot_messaging.tracing.Span` and OpenTelemetry's."""
+    """A span that is open; implements `rockbot_messaging.tracing.Span` and OpenTelemetry's. A `Recorder` makes them."""
 
-    is_remote: Final = False
-
-    def __init__(
-        self,
-        ended: Callable[[Recording], None],
-        name: str,
-        kind: SpanKind,
-        parent: Around | None,
-        trace_id: int,
-        span_id: int,
-        trace_flags: TraceFlags,
-        trace_state: TraceState,
-        attributes: dict[str, Any],
-        same: bytes,
-        linked: bool,
-        began_ns: int,
-    ) -> None:
-        self._ended = ended
-        self.name = name
-        self.kind = kind
-        self.parent = parent
-        self.trace_id = trace_id
-        self.span_id = span_id
-        self.trace_flags = trace_flags
-        self.trace_state = trace_state
-        self.attributes = attributes
-        self.same = same
-        self.began_ns = began_ns
-        self.ended_ns = 0
-        self.links: tuple[tuple[Around, Mapping[str, Any]], ...] = ((parent, {}),) if linked and parent else ()
-        self.events: tuple[tuple[str, int, Mapping[str, Any]], ...] = ()
-        self.status = StatusCode.UNSET
-        self.description = ""
+    ended: Callable[[Recording], None]
+    name: str
+    kind: SpanKind
+    parent: Around | None
+    trace: bytes
+    id: bytes
+    sampled: bool
+    state: TraceState
+    attributes: dict[str, Any]
+    same: bytes
+    links: tuple[tuple[Around, Mapping[str, Any]], ...]
+    began_ns: int
+    ended_ns: int = 0
+    events: tuple[tuple[str, int, Mapping[str, Any]], ...] = ()
+    status: StatusCode = StatusCode.UNSET
+    description: str = ""
+    remote: Final = False
 
     def set(self, attributes: Attributes, /) -> None:
         """Add attributes."""
@@ -139,12 +140,13 @@ class Recording(Span):
         """It is over, now or since then. Only the first call counts."""
         if not self.ended_ns:
             self.ended_ns = end_time or time_ns()
-            if self.trace_flags.sampled:
-                self._ended(self)
+            if self.sampled:
+                self.ended(self)
 
     def get_span_context(self) -> SpanContext:
         """Its ids, as OpenTelemetry passes them on."""
-        return SpanContext(self.trace_id, self.span_id, False, self.trace_flags, self.trace_state)
+        trace_id, span_id = int.from_bytes(self.trace, "big"), int.from_bytes(self.id, "big")
+        return SpanContext(trace_id, span_id, False, _SAMPLED if self.sampled else _NOT_SAMPLED, self.state)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Add attributes."""
@@ -160,8 +162,8 @@ class Recording(Span):
 
     def add_link(self, context: SpanContext, attributes: Mapping[str, Any] | None = None) -> None:
         """Link it to another span."""
-        if context.is_valid:
-            self.links += ((context, attributes or {}),)
+        if (linked := Elsewhere.of(context)) is not None:
+            self.links += ((linked, attributes or {}),)
 
     def update_name(self, name: str) -> None:
         """Call it otherwise."""
@@ -169,7 +171,7 @@ class Recording(Span):
 
     def is_recording(self) -> bool:
         """Whether it is kept and not over yet."""
-        return self.trace_flags.sampled and not self.ended_ns
+        return self.sampled and not self.ended_ns
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
         """Say whether what it spans succeeded; "unset" leaves what was said before, and "ok" is the last word."""

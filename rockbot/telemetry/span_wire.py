@@ -12,9 +12,9 @@ from functools import lru_cache
 from typing import Any, Final
 
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.trace import SpanKind, TraceState
+from opentelemetry.trace import SpanKind, StatusCode
 
-from rockbot.telemetry.recording import Around, Recording
+from rockbot.telemetry.recording import Recording
 
 __all__ = ["attributes_of_a_span", "encoded", "request"]
 
@@ -41,29 +41,29 @@ def request(spans: Iterable[bytes], resource: Resource) -> bytes:
 
 def encoded(span: Recording) -> bytes:
     """One ended span, as a part of its request."""
-    trace_id = span.trace_id.to_bytes(16, "big")
-    parts = [b"\x0a\x10", trace_id, b"\x12\x08", span.span_id.to_bytes(8, "big"), _called(span.name, span.kind)]
     parent = span.parent
-    if parent is None:
-        parts.append(_KNOWN)
-    else:
-        parts += (b"\x22\x08", parent.span_id.to_bytes(8, "big"), _REMOTE if parent.is_remote else _KNOWN)
-    if span.trace_state:
-        parts.append(_state(b"\x1a", span.trace_state))
-    parts += (_times(0x39, span.began_ns, 0x41, span.ended_ns), span.same)
-    parts += [_attribute(_OF_SPAN, name, value) for name, value in span.attributes.items()]
+    parts = [
+        b"\x0a\x10%b\x12\x08%b" % (span.trace, span.id),
+        _called(span.name, span.kind),
+        _KNOWN if parent is None else b"\x22\x08%b%b" % (parent.id, _REMOTE if parent.remote else _KNOWN),
+        _times(0x39, span.began_ns, 0x41, span.ended_ns),
+        span.same,
+    ]
+    for name, value in span.attributes.items():
+        parts.append(_attribute(_OF_SPAN, name, value))
     for name, at_ns, attributes in span.events:
-        parts.append(
-            _part(b"\x5a", b"\x09" + _fixed64(at_ns) + _text(b"\x12", name) + _attributes(_OF_EVENT, attributes))
-        )
+        event = b"\x09" + _fixed64(at_ns) + _text(b"\x12", name) + _attributes(_OF_EVENT, attributes)
+        parts.append(_part(b"\x5a", event))
     for linked, attributes in span.links:
-        parts.append(_part(b"\x6a", _link(linked, attributes)))
-    if status := span.status.value:
-        parts.append(
-            _part(b"\x7a", (_text(b"\x12", span.description) if span.description else b"") + b"\x18" + _BYTES[status])
-        )
-    else:
+        ids = b"\x0a\x10%b\x12\x08%b\x35%b" % (linked.trace, linked.id, (_REMOTE if linked.remote else _KNOWN)[2:])
+        parts.append(_part(b"\x6a", ids + _attributes(_OF_LINK, attributes)))
+    if span.state:
+        parts.append(_text(b"\x1a", ",".join(f"{key}={value}" for key, value in span.state.items())))
+    if span.status is StatusCode.UNSET:
         parts.append(b"\x7a\x00")
+    else:
+        told = _text(b"\x12", span.description) if span.description else b""
+        parts.append(_part(b"\x7a", told + b"\x18" + _BYTES[span.status.value]))
     return _part(b"\x12", b"".join(parts))
 
 
@@ -77,18 +77,9 @@ def _called(name: str, kind: SpanKind) -> bytes:
     return _text(b"\x2a", name) + b"\x30" + _BYTES[kind.value + 1]
 
 
-def _link(context: Around, attributes: Mapping[str, Any]) -> bytes:
-    ids = b"\x0a\x10" + context.trace_id.to_bytes(16, "big") + b"\x12\x08" + context.span_id.to_bytes(8, "big")
-    # The same flags under another number.
-    flags = b"\x35" + (_REMOTE if context.is_remote else _KNOWN)[2:]
-    return ids + _attributes(_OF_LINK, attributes) + flags
-
-
-def _state(tag: bytes, state: TraceState) -> bytes:
-    return _text(tag, ",".join(f"{key}={value}" for key, value in state.items()))
-
-
 def _attributes(tag: bytes, attributes: Mapping[str, Any]) -> bytes:
+    if not attributes:
+        return b""
     return b"".join([_attribute(tag, name, value) for name, value in attributes.items()])
 
 

@@ -16,7 +16,6 @@ from typing import Any, Final, final
 
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import (
-    SpanContext,
     SpanKind,
     TraceFlags,
     TraceState,
@@ -25,7 +24,7 @@ from opentelemetry.trace import (
 )
 
 from rockbot.telemetry import semconv
-from rockbot.telemetry.recording import Around, Recorder, Recording
+from rockbot.telemetry.recording import NO_STATE, Elsewhere, Recorder, Recording
 from rockbot.telemetry.span_wire import attributes_of_a_span
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.ports import Door, MessageHandler, MessagePublisher
@@ -38,7 +37,6 @@ __all__ = ["OtelTracing"]
 
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 _KINDS: Final[dict[OurKind, SpanKind]] = {"internal": SpanKind.INTERNAL, "client": SpanKind.CLIENT}
-_NO_STATE: Final = TraceState()
 _NOWHERE: Final = Context()
 
 
@@ -52,9 +50,7 @@ class OtelTracing:
 
     def span(self, name: str, attributes: Attributes, /, *, kind: OurKind = "internal") -> _Open:
         around = get_current_span()
-        parent: Around | None = around if isinstance(around, Recording) else around.get_span_context()
-        if parent is not None and not parent.trace_id:
-            parent = None
+        parent = around if isinstance(around, Recording) else Elsewhere.of(around.get_span_context())
         return _Open(self._recorder.begin(name, _KINDS[kind], parent, attributes=dict(attributes)))
 
     def processing(self, subscription: WorkSubscription, handler: MessageHandler, /) -> MessageHandler:
@@ -91,7 +87,7 @@ class OtelTracing:
 
     def begun(self, traceparent: str | None, id: str, /) -> str | None:
         found = _parsed(traceparent)
-        return traceparent if found is None else _written(found.trace_id, _span_id(id), found.trace_flags)
+        return traceparent if found is None else _written(found.trace, _span_id(id), found.sampled)
 
     def ended(
         self,
@@ -113,7 +109,7 @@ class OtelTracing:
             SpanKind.INTERNAL,
             parent,
             attributes=dict(attributes),
-            span_id=_span_id(id),
+            id=_span_id(id),
             began_ns=began_ms * 1_000_000,
         )
         if error_type:
@@ -234,18 +230,19 @@ def _of(envelope: MessageEnvelope) -> dict[str, Any]:
     return said
 
 
-def _read(envelope: MessageEnvelope) -> SpanContext | None:
+def _read(envelope: MessageEnvelope) -> Elsewhere | None:
     return _parsed(envelope.traceparent, envelope.tracestate)
 
 
 @lru_cache(maxsize=1024)
-def _parsed(traceparent: str | None, tracestate: str | None = None) -> SpanContext | None:
+def _parsed(traceparent: str | None, tracestate: str | None = None) -> Elsewhere | None:
     if not traceparent or (found := _TRACEPARENT.fullmatch(traceparent)) is None:
         return None
-    state = TraceState.from_header([tracestate]) if tracestate else _NO_STATE
-    flags = TraceFlags(int(found[3], 16) & TraceFlags.SAMPLED)
-    context = SpanContext(int(found[1], 16), int(found[2], 16), is_remote=True, trace_flags=flags, trace_state=state)
-    return context if context.is_valid else None
+    trace, span_id = bytes.fromhex(found[1]), bytes.fromhex(found[2])
+    if not any(trace) or not any(span_id):
+        return None
+    state = TraceState.from_header([tracestate]) if tracestate else NO_STATE
+    return Elsewhere(trace, span_id, bool(int(found[3], 16) & TraceFlags.SAMPLED), state)
 
 
 def _within(span: Recording) -> Context:
@@ -253,12 +250,13 @@ def _within(span: Recording) -> Context:
 
 
 def _carrying(envelope: MessageEnvelope, span: Recording) -> MessageEnvelope:
-    return envelope.replace(traceparent=_written(span.trace_id, span.span_id, span.trace_flags))
+    return envelope.replace(traceparent=_written(span.trace, span.id, span.sampled))
 
 
-def _written(trace_id: int, span_id: int, flags: int) -> str:
-    return f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"
+def _written(trace: bytes, id: bytes, sampled: bool) -> str:
+    return f"00-{trace.hex()}-{id.hex()}-{'01' if sampled else '00'}"
 
 
-def _span_id(id: str) -> int:
-    return int.from_bytes(hashlib.sha256(id.encode()).digest()[:8]) or 1
+def _span_id(id: str) -> bytes:
+    digest = hashlib.sha256(id.encode()).digest()[:8]
+    return digest if any(digest) else b"\1" * 8

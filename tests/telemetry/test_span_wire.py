@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from rockbot.telemetry.recording import Recorder, Recording
+from rockbot.telemetry.recording import Elsewhere, Recorder, Recording
 from rockbot.telemetry.span_wire import attributes_of_a_span, encoded, request
 
 RESOURCE = Resource({"service.name": "home", "process.pid": 7}, "https://opentelemetry.io/schemas/1.44.0")
@@ -51,11 +51,11 @@ def spans(draw: st.DrawFn) -> tuple[Recording, ReadableSpan]:
     ours = Recorder(lambda _: None, sample_ratio=1).begin(
         name,
         kind,
-        parent,
+        parent and Elsewhere.of(parent),
         attributes=dict(attributes),
         same=attributes_of_a_span(same),
         linked=linked,
-        span_id=draw(st.integers(0, 2**64 - 1)),
+        id=draw(st.just(b"") | st.binary(min_size=8, max_size=8)),
         began_ns=began,
     )
     for event in events:
