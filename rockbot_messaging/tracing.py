@@ -26,8 +26,9 @@ Attributes = Mapping[str, str | bool | int | float | tuple[str, ...]]
 
 def trace_id(traceparent: str | None) -> str:
     """The id of the trace that a context belongs to; "" is none."""
-    parts = (traceparent or "").split("-")
-    return parts[1] if len(parts) >= 4 and len(parts[1]) == 32 else ""
+    if traceparent is None or len(traceparent) < 55 or traceparent[2] != "-" or traceparent[35] != "-":
+        return ""
+    return traceparent[3:35]
 
 
 class Span(Protocol):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, final
 
@@ -15,10 +16,10 @@ __all__ = ["SpanBatches"]
 
 _log = logging.getLogger(__name__)
 
-#: Bytes of spans that are sent at once, and before their time; a collector takes 20 MiB by default.
-_ENOUGH: Final = 512 * 1024
-#: Bytes that wait while a collector is slow or away; what comes on top is dropped.
-_MOST: Final = 8 * 1024 * 1024
+#: Spans that are sent at once, and before their time: less than a megabyte, which proxies let through by default.
+_ENOUGH: Final = 2048
+#: Spans that wait while a collector is slow or away; what comes on top is dropped.
+_MOST: Final = 16384
 
 
 @final
@@ -31,11 +32,9 @@ class SpanBatches:
     def __init__(self, send: Callable[[Sequence[bytes]], bool], *, every: float) -> None:
         self._send = send
         self._every = every
-        self._waiting: list[bytes] = []
-        self._size = 0
+        self._waiting: deque[bytes] = deque()
         self._dropped = 0
         self._closed = False
-        self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._due = threading.Event()
         self._thread = threading.Thread(target=self._run, name="spans", daemon=True)
@@ -43,31 +42,29 @@ class SpanBatches:
 
     def put(self, span: bytes) -> None:
         """Have it sent. Does not block."""
-        with self._lock:
-            if self._closed or self._size + len(span) > _MOST:
-                self._dropped += 1
-                return
-            self._waiting.append(span)
-            self._size += len(span)
-            enough = self._size >= _ENOUGH
-        if enough:
+        waiting = self._waiting
+        if self._closed or len(waiting) >= _MOST:
+            self._dropped += 1
+            return
+        waiting.append(span)
+        if len(waiting) >= _ENOUGH:
             self._due.set()
 
     def flush(self) -> None:
         """Send what is there; blocks."""
         with self._sending:
-            with self._lock:
-                waiting, self._waiting, self._size = self._waiting, [], 0
+            while self._waiting:
+                spans = [self._waiting.popleft() for _ in range(min(len(self._waiting), _ENOUGH))]
+                if not self._send(spans):
+                    self._dropped += len(spans)
+                    break
+            if self._dropped:
                 dropped, self._dropped = self._dropped, 0
-            if waiting and not self._send(waiting):
-                dropped += len(waiting)
-            if dropped:
                 _log.warning("%d spans were dropped: whoever collects them is away or too slow", dropped)
 
     def close(self) -> None:
         """Send what is left and take nothing more; blocks. Idempotent."""
-        with self._lock:
-            self._closed = True
+        self._closed = True
         self._due.set()
         self._thread.join()
 

@@ -11,14 +11,16 @@ from collections.abc import Callable, Mapping
 from time import time_ns
 from typing import Any, Final, NamedTuple, Protocol, final
 
-from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+from opentelemetry.trace import Span, SpanContext, Status, StatusCode, TraceFlags, TraceState
 
 from rockbot.telemetry import semconv
 from rockbot_messaging.tracing import Attributes
 
-__all__ = ["NO_STATE", "Around", "Elsewhere", "Recorder", "Recording"]
+__all__ = ["CLIENT", "CONSUMER", "INTERNAL", "NO_STATE", "PRODUCER", "Around", "Elsewhere", "Recorder", "Recording"]
 
 NO_STATE: Final = TraceState()
+#: Kinds of spans, by their numbers in OTLP.
+INTERNAL, SERVER, CLIENT, PRODUCER, CONSUMER = range(1, 6)
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _NOT_SAMPLED: Final = TraceFlags(TraceFlags.DEFAULT)
 
@@ -71,7 +73,7 @@ class Recorder:
     def begin(
         self,
         name: str,
-        kind: SpanKind,
+        kind: int,
         parent: Around | None,
         *,
         attributes: dict[str, Any],
@@ -111,7 +113,7 @@ class Recording(Span):
 
     ended: Callable[[Recording], None]
     name: str
-    kind: SpanKind
+    kind: int
     parent: Around | None
     trace: bytes
     id: bytes

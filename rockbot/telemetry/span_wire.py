@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import StatusCode
 
 from rockbot.telemetry.recording import Recording
 
@@ -73,8 +73,8 @@ def attributes_of_a_span(attributes: Mapping[str, Any]) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def _called(name: str, kind: SpanKind) -> bytes:
-    return _text(b"\x2a", name) + b"\x30" + _BYTES[kind.value + 1]
+def _called(name: str, kind: int) -> bytes:
+    return _text(b"\x2a", name) + b"\x30" + _BYTES[kind]
 
 
 def _attributes(tag: bytes, attributes: Mapping[str, Any]) -> bytes:
@@ -109,12 +109,12 @@ def _any(value: object) -> bytes:
         return b"\x18" + _varint(value & 0xFFFF_FFFF_FFFF_FFFF)
     if isinstance(value, float):
         return b"\x21" + _double(value)
+    if isinstance(value, tuple | list):
+        return _part(b"\x2a", b"".join([_part(b"\x0a", _any(each)) for each in value]))
     if isinstance(value, bytes):
         return _part(b"\x3a", value)
     if isinstance(value, Mapping):
         return _part(b"\x32", _attributes(b"\x0a", {str(key): each for key, each in value.items()}))
-    if isinstance(value, Iterable):
-        return _part(b"\x2a", b"".join([_part(b"\x0a", _any(each)) for each in value]))
     return b"" if value is None else _text(b"\x0a", str(value))
 
 

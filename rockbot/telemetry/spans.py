@@ -16,7 +16,6 @@ from typing import Any, Final, final
 
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import (
-    SpanKind,
     TraceFlags,
     TraceState,
     get_current_span,
@@ -24,19 +23,18 @@ from opentelemetry.trace import (
 )
 
 from rockbot.telemetry import semconv
-from rockbot.telemetry.recording import NO_STATE, Elsewhere, Recorder, Recording
+from rockbot.telemetry.recording import CLIENT, CONSUMER, INTERNAL, NO_STATE, PRODUCER, Elsewhere, Recorder, Recording
 from rockbot.telemetry.span_wire import attributes_of_a_span
 from rockbot_messaging.envelope import MessageEnvelope
 from rockbot_messaging.ports import Door, MessageHandler, MessagePublisher
 from rockbot_messaging.subscriptions import WorkSubscription
-from rockbot_messaging.tracing import Attributes, Span
-from rockbot_messaging.tracing import SpanKind as OurKind
+from rockbot_messaging.tracing import Attributes, Span, SpanKind
 from rockbot_messaging.verdicts import Ack, DeadLetter, Verdict
 
 __all__ = ["OtelTracing"]
 
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
-_KINDS: Final[dict[OurKind, SpanKind]] = {"internal": SpanKind.INTERNAL, "client": SpanKind.CLIENT}
+_KINDS: Final[dict[SpanKind, int]] = {"internal": INTERNAL, "client": CLIENT}
 _NOWHERE: Final = Context()
 
 
@@ -48,9 +46,9 @@ class OtelTracing:
         self._recorder = recorder
         self._namespace = namespace
 
-    def span(self, name: str, attributes: Attributes, /, *, kind: OurKind = "internal") -> _Open:
+    def span(self, name: str, attributes: Attributes, /, *, kind: SpanKind = "internal") -> _Open:
         around = get_current_span()
-        parent = around if isinstance(around, Recording) else Elsewhere.of(around.get_span_context())
+        parent = around if type(around) is Recording else Elsewhere.of(around.get_span_context())
         return _Open(self._recorder.begin(name, _KINDS[kind], parent, attributes=dict(attributes)))
 
     def processing(self, subscription: WorkSubscription, handler: MessageHandler, /) -> MessageHandler:
@@ -67,7 +65,7 @@ class OtelTracing:
         )
 
         async def handle(envelope: MessageEnvelope) -> Verdict:
-            span = begin(name, SpanKind.CONSUMER, _read(envelope), attributes=_of(envelope), same=same, linked=True)
+            span = begin(name, CONSUMER, _read(envelope), attributes=_of(envelope), same=same, linked=True)
             token = attach(_within(span))
             try:
                 verdict = await handler(_carrying(envelope, span))
@@ -106,7 +104,7 @@ class OtelTracing:
             return
         span = self._recorder.begin(
             name,
-            SpanKind.INTERNAL,
+            INTERNAL,
             parent,
             attributes=dict(attributes),
             id=_span_id(id),
@@ -114,7 +112,8 @@ class OtelTracing:
         )
         if error_type:
             span.failed(error_type)
-        span.end(ended_ms * 1_000_000)
+        # To the end of that millisecond: what happened in it lies inside.
+        span.end(ended_ms * 1_000_000 + 999_999)
 
 
 @final
@@ -168,7 +167,7 @@ class _TracedPublisher:
 
     def _begin(self, envelope: MessageEnvelope, destination: str) -> Recording:
         name, same = _publishing(destination)
-        return self._recorder.begin(name, SpanKind.PRODUCER, _read(envelope), attributes=_of(envelope), same=same)
+        return self._recorder.begin(name, PRODUCER, _read(envelope), attributes=_of(envelope), same=same)
 
 
 @lru_cache(maxsize=1024)

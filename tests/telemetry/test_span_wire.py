@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from rockbot.telemetry.recording import Elsewhere, Recorder, Recording
+from rockbot.telemetry.recording import INTERNAL, Elsewhere, Recorder, Recording
 from rockbot.telemetry.span_wire import attributes_of_a_span, encoded, request
 
 RESOURCE = Resource({"service.name": "home", "process.pid": 7}, "https://opentelemetry.io/schemas/1.44.0")
@@ -50,7 +50,7 @@ def spans(draw: st.DrawFn) -> tuple[Recording, ReadableSpan]:
     linked = draw(st.booleans())
     ours = Recorder(lambda _: None, sample_ratio=1).begin(
         name,
-        kind,
+        kind.value + 1,
         parent and Elsewhere.of(parent),
         attributes=dict(attributes),
         same=attributes_of_a_span(same),
@@ -92,7 +92,7 @@ def test_they_say_what_the_sdks_encoder_says(both: list[tuple[Recording, Readabl
 
 
 def one(attributes: dict[str, Any]) -> Recording:
-    span = Recorder(lambda _: None, sample_ratio=1).begin("x", SpanKind.INTERNAL, None, attributes=attributes)
+    span = Recorder(lambda _: None, sample_ratio=1).begin("x", INTERNAL, None, attributes=attributes)
     span.end()
     return span
 

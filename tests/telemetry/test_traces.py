@@ -10,7 +10,15 @@ from collections import Counter
 from enum import EnumType
 
 import pytest
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    StatusCode,
+    TraceFlags,
+    get_current_span,
+    use_span,
+)
 from telemetry.stage import STRANGER, Stage
 
 from rockbot.telemetry import semconv
@@ -178,3 +186,47 @@ def test_switched_off_nothing_of_opentelemetry_is_imported(section: str) -> None
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+async def test_what_a_handler_sets_on_opentelemetrys_current_span_is_on_ours() -> None:
+    stage = Stage()
+    assert stage.batches is not None
+    with stage.tracing.span("outer", {}):
+        current = get_current_span()
+        current.set_attribute("shelf", 7)
+        current.set_attributes({"boxes": 12})
+        current.add_event("looked", {"found": True})
+        current.record_exception(KeyError("no such box"))
+        current.add_link(SpanContext(1, 2, is_remote=True))
+        current.add_link(SpanContext(0, 0, is_remote=True))
+        current.set_status(StatusCode.ERROR, "empty")
+        current.set_status(StatusCode.UNSET)
+        current.update_name("look")
+        assert current.is_recording()
+        with stage.tracing.span("inner", {}):
+            pass
+    assert not current.is_recording()
+    current.end()
+    inner, span = stage.spans()
+    stage.batches.close()
+    assert span.name == "look"
+    assert span.context == current.get_span_context()
+    assert span.attributes == {"shelf": 7, "boxes": 12}
+    assert [(event.name, dict(event.attributes)) for event in span.events] == [
+        ("looked", {"found": True}),
+        ("exception", {"exception.type": "KeyError", "exception.message": "'no such box'"}),
+    ]
+    assert [link.context.span_id for link in span.links] == [2]
+    assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "empty")
+    assert inner.parent.span_id == span.context.span_id
+
+
+async def test_a_span_hangs_under_one_that_another_library_made_current() -> None:
+    stage = Stage()
+    assert stage.batches is not None
+    theirs = NonRecordingSpan(SpanContext(5, 6, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED)))
+    with use_span(theirs), stage.tracing.span("ours", {}):
+        pass
+    (span,) = stage.spans()
+    stage.batches.close()
+    assert (span.context.trace_id, span.parent.span_id, span.parent.is_remote) == (5, 6, False)
