@@ -68,7 +68,7 @@ class Recorder:
     def __init__(self, ended: Callable[[Recording], None], *, sample_ratio: float) -> None:
         self.ended = ended
         self._below = round(sample_ratio * 2**64)
-        self._bytes = random.Random().randbytes  # noqa: S311 - ids, no secrets
+        self._bits = random.Random().getrandbits  # noqa: S311 - ids, no secrets
 
     def begin(
         self,
@@ -89,15 +89,15 @@ class Recorder:
         if parent is not None:
             trace, sampled, state = parent.trace, parent.sampled, parent.state
         else:
-            trace, state = self._bytes(16), NO_STATE
-            sampled = int.from_bytes(trace[8:], "big") < self._below
+            number = self._bits(128) or 1
+            trace, sampled, state = number.to_bytes(16, "big"), number & 0xFFFF_FFFF_FFFF_FFFF < self._below, NO_STATE
         span = Recording()
         span.ended = self.ended
         span.name = name
         span.kind = kind
         span.parent = parent
         span.trace = trace
-        span.id = id or self._bytes(8)
+        span.id = id or (self._bits(64) or 1).to_bytes(8, "big")
         span.sampled = sampled
         span.state = state
         span.attributes = attributes

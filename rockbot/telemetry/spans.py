@@ -16,6 +16,7 @@ from typing import Any, Final, final
 
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import (
+    INVALID_SPAN,
     TraceFlags,
     TraceState,
     get_current_span,
@@ -35,7 +36,9 @@ __all__ = ["OtelTracing"]
 
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 _KINDS: Final[dict[SpanKind, int]] = {"internal": INTERNAL, "client": CLIENT}
-_NOWHERE: Final = Context()
+_NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
+#: What OpenTelemetry calls the current span in its contexts.
+(_CURRENT,) = set_span_in_context(INVALID_SPAN, Context())
 
 
 @final
@@ -233,19 +236,18 @@ def _read(envelope: MessageEnvelope) -> Elsewhere | None:
     return _parsed(envelope.traceparent, envelope.tracestate)
 
 
-@lru_cache(maxsize=1024)
 def _parsed(traceparent: str | None, tracestate: str | None = None) -> Elsewhere | None:
     if not traceparent or (found := _TRACEPARENT.fullmatch(traceparent)) is None:
         return None
-    trace, span_id = bytes.fromhex(found[1]), bytes.fromhex(found[2])
-    if not any(trace) or not any(span_id):
+    trace, span_id, flags = found.groups()
+    if trace == _NO_TRACE or span_id == _NO_SPAN:
         return None
     state = TraceState.from_header([tracestate]) if tracestate else NO_STATE
-    return Elsewhere(trace, span_id, bool(int(found[3], 16) & TraceFlags.SAMPLED), state)
+    return Elsewhere(bytes.fromhex(trace), bytes.fromhex(span_id), bool(int(flags, 16) & TraceFlags.SAMPLED), state)
 
 
 def _within(span: Recording) -> Context:
-    return set_span_in_context(span, _NOWHERE)
+    return Context({_CURRENT: span})
 
 
 def _carrying(envelope: MessageEnvelope, span: Recording) -> MessageEnvelope:
