@@ -102,6 +102,7 @@ class Host:
         self._closers = tuple(closers)
         self._loops: list[asyncio.Task[None]] = []
         self._warming: asyncio.Task[None] | None = None
+        self._when_warm: Callable[[], None] | None = None
         self._stop = asyncio.Event()
         self.health = Health(bus)
         self.health.watch(receiving.outages)
@@ -119,6 +120,10 @@ class Host:
         if (metrics := self._telemetry.exposition) is not None:
             metrics.add(lambda: tell_health(metrics.counters, bus.health, lambda: self.consuming.names))
         self._server = HealthServer(self.health, host=settings.health_host, port=settings.health_port, metrics=metrics)
+
+    def when_warm(self, act: Callable[[], None]) -> None:
+        """Have `act` done once the plug-ins' warm-ups are over. To be said before `start`."""
+        self._when_warm = act
 
     async def start(self) -> None:
         """Open, declare, consume.
@@ -152,7 +157,7 @@ class Host:
             self._repeat("send metrics", self._telemetry.push, self._telemetry.every)
         self.health.started = True
         logger.info("host consumes", extra={"subscriptions": self.consuming.names})
-        if self._warm_ups:
+        if self._warm_ups or self._when_warm is not None:
             self._warming = asyncio.create_task(self._warm_up(), name="warm up")
             self._loops.append(self._warming)
 
@@ -166,6 +171,8 @@ class Host:
             except Exception:
                 # Whatever it is comes back when the first message needs it.
                 logger.warning("something could not be made ready in advance", exc_info=True)
+        if self._when_warm is not None:
+            self._when_warm()
         logger.info("host is warm")
 
     async def _follow(self) -> None:

@@ -44,7 +44,7 @@ async def up(
 
     from rockbot.errors import MissingExtra
     from rockbot.operators.open import embedded_operator
-    from rockbot.processes import Embedded
+    from rockbot.processes import Embedded, keep_what_is_there
     from rockbot.signals import reload_on_hangup, stop_on_signals
 
     try:
@@ -59,6 +59,7 @@ async def up(
     if feed is not None and not feed.is_file():
         raise typer.BadParameter(f"--feed names {feed}, which is no file")
     embedded = Embedded(settings)
+    embedded.host.when_warm(keep_what_is_there)
     operator = embedded_operator(embedded)
     actions = Actions()
     app = create_app(operator, max_body_bytes=settings.host.max_body_bytes, actions=actions)

@@ -229,6 +229,9 @@ class Sender:
             async with asyncio.timeout_at(deadline + _SLACK):
                 return await self._reopen(deadline, in_flight=in_flight)
         except TimeoutError:
+            session = self._link.session_now
+            if session is not None and session.blocked:
+                raise self._still_blocked() from None
             raise BrokerUnreachable(
                 f"RabbitMQ at {self._settings.address} did not open a channel for publishing in time"
             ) from None
@@ -283,7 +286,10 @@ class Sender:
             unblocked.cancel()
             ended.cancel()
         if not done:
-            raise _Blocked(f"{self._blocking} and did not let go within {self._settings.confirm_timeout:g} s")
+            raise self._still_blocked()
+
+    def _still_blocked(self) -> _Blocked:
+        return _Blocked(f"{self._blocking} and did not let go within {self._settings.confirm_timeout:g} s")
 
     def _overdue(self, session: Session) -> NotConfirmed:
         why = f": {self._blocking}" if session.blocked else ""

@@ -108,11 +108,14 @@ class WorkerLink:
         """False once the worker is known to have ended."""
         return self._process.returncode is None
 
-    async def ask(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Give the worker one run and return its answer; raises WorkerDied when it ends or talks nonsense."""
+    async def give(self, order: dict[str, Any]) -> None:
+        """Give the worker one run; raises WorkerDied when it has ended."""
         self.runs += 1
-        started = False
         await self._send(order)
+
+    async def answer(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Its answer to that run; raises WorkerDied when it ends or talks nonsense."""
+        started = False
         while True:
             answer = await self._receive(started=started)
             if answer.get("id") == order["id"] and answer.get("op") == "started":

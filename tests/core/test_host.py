@@ -191,6 +191,7 @@ async def test_closing_twice_is_fine() -> None:
 async def test_what_takes_long_is_made_ready_while_the_host_works_and_its_failure_stops_nothing() -> None:
     handled, seen, go = asyncio.Event(), asyncio.Event(), asyncio.Event()
     ready: list[bool] = []
+    warm = asyncio.Event()
 
     async def act(event: Event, context: Context, call_next: CallNext) -> None:
         handled.set()
@@ -206,15 +207,17 @@ async def test_what_takes_long_is_made_ready_while_the_host_works_and_its_failur
         go.clear()
 
     house = House(act, warm_ups=(fails, waits))
+    house.host.when_warm(warm.set)
     await house.client.open()
     await house.host.start()
     async with asyncio.timeout(60):
         await seen.wait()
         await house.client.publish(envelope(type="test.ping"))
         await handled.wait()
+        assert not warm.is_set()
         go.set()
-        while go.is_set():
-            await asyncio.sleep(0)
+        await warm.wait()
+    assert not go.is_set()
     assert ready == [True, True]
     await house.host.close()
     await house.client.close()

@@ -20,6 +20,7 @@ from rockbot.container import compose, known_work
 from rockbot.events import AgentResponse, AgentTask, LlmRequest, LlmResponse, Message, TextPart, ToolCallPart
 from rockbot.llm import TextDelta
 from rockbot.plugins import Contribution, Plugin, Services, load_plugins
+from rockbot.processes import keep_what_is_there
 from rockbot.settings import Settings
 from rockbot.state.open import open_store, sqlite_path
 from rockbot.telemetry.process import telemetry_of
@@ -127,6 +128,7 @@ async def turns(
     bus = traced(make_bus(settings, clock=clock, ids=ids, durable=durable), telemetry.tracing)
     container = compose(settings, bus=bus, store=store, plugins=plugins, telemetry=telemetry)
     host = container.host()
+    host.when_warm(keep_what_is_there)
     answered: asyncio.Queue[AgentResponse] = asyncio.Queue()
 
     async def see(envelope: MessageEnvelope) -> Ack:
