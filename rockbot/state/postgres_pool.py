@@ -37,8 +37,12 @@ _WRITTEN: Final = (
 #: How often a transaction that met another one is tried, and the longest pause before the next try.
 _TRIES: Final = 10
 _LONGEST_PAUSE: Final = 0.05
-#: Waiting for a connection, and for connecting.
+#: For connecting.
 _CONNECT_SECONDS: Final = 5.0
+#: For a connection of the pool, while others use all of them.
+_BUSY_SECONDS: Final = 15.0
+#: How much later than the server we end a statement.
+_LATER_SECONDS: Final = 5.0
 
 _FAILURES: Final = (
     asyncpg.PostgresError,
@@ -140,7 +144,7 @@ class PostgresPool:
                 max_inactive_connection_lifetime=60,
                 timeout=_CONNECT_SECONDS,
                 # The server ends it first; this is for one that does not answer at all.
-                command_timeout=address.timeout + 1,
+                command_timeout=address.timeout + _LATER_SECONDS,
                 init=self._prepare,
                 reset=_leave,
             )
@@ -193,8 +197,10 @@ class PostgresPool:
 
     async def _run(self, pool: asyncpg.Pool, text: str, arguments: Sequence[object]) -> Sequence[asyncpg.Record]:
         for left in reversed(range(_TRIES)):
+            connected = False
             try:
-                async with pool.acquire(timeout=_CONNECT_SECONDS) as connection:
+                async with pool.acquire(timeout=_BUSY_SECONDS) as connection:
+                    connected = True
                     rows: Sequence[asyncpg.Record] = await connection.fetch(text, *arguments)
                     return rows
             except _FAILURES as exc:
@@ -202,6 +208,11 @@ class PostgresPool:
                 if code in ("22021", "22P05", "54000"):
                     raise ValueError(
                         f"{self._address.shown} cannot store a text with NUL or an id this long: {exc}"
+                    ) from exc
+                if not connected and isinstance(exc, TimeoutError) and pool.get_size() == self._address.pool:
+                    raise StateUnavailable(
+                        f"state store {self._address.shown}: none of its {self._address.pool} connections got free within "
+                        f"{_BUSY_SECONDS:g} s; see what its statements wait for, or raise pool= in its address"
                     ) from exc
                 if code not in _MEETINGS or not left:
                     raise self._explain(exc) from exc

@@ -14,6 +14,7 @@ from state.calls import CALLS, answers_to
 from state.servers import POSTGRES_BY_HAND, killed_while_writing, patiently, steps_that_meet, unavailable
 
 from rockbot.errors import ConfigError
+from rockbot.state import postgres_pool
 from rockbot.state.contract import LedgerContract, LedgersUnderTest, StateStoreContract, StoresUnderTest
 from rockbot.state.keys import conversation_key, key
 from rockbot.state.ledger import StateLedger
@@ -211,6 +212,20 @@ async def test_a_statement_that_takes_too_long_is_ended_and_says_so(url, admin):
     await store.close()
 
 
+async def test_a_pool_whose_connections_are_all_busy_is_told_as_such(url, admin, monkeypatch):
+    monkeypatch.setattr(postgres_pool, "_BUSY_SECONDS", 0.2)
+    store = await opened(url.replace("pool=5", "pool=1"))
+    schema = url.partition("schema=")[2].partition("&")[0]
+    async with admin.transaction():
+        await admin.execute(f"LOCK TABLE {schema}.state_values")
+        waits = asyncio.ensure_future(store.put(K, b"x"))
+        await asyncio.sleep(0)
+        assert "none of its 1 connections got free within 0.2 s" in await unavailable(store.get(K))
+    await waits
+    assert (await patiently(lambda: store.get(K))).value == b"x"
+    await store.close()
+
+
 async def test_a_call_that_was_cancelled_leaves_its_connection_fit_for_others(url, admin):
     store = await opened(url.replace("pool=5", "pool=1"))
     schema = url.partition("schema=")[2].partition("&")[0]
@@ -234,6 +249,8 @@ async def test_a_text_that_postgres_cannot_hold_is_refused_and_nothing_is_stored
     assert (await store.load(stream)).version == 0
 
 
+# The socket of an attempt to connect that was cut off is the collector's to close, in asyncpg.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.crash
 async def test_what_was_acknowledged_is_there_after_kill_9_of_the_server_and_nothing_by_halves(store, postgres):
     await store.open()
