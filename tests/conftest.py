@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -27,6 +28,18 @@ hypothesis.settings.register_profile("suite", deadline=None, suppress_health_che
 hypothesis.settings.load_profile("suite")
 
 pytest_plugins = ["nodes.postgres", "nodes.rabbitmq", "nodes.redis"]
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays; looking through it again and again is for nothing."""
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_left_behind() -> Iterator[None]:
+    """What a module leaves to the garbage collector, like a socket that nobody closed, fails this module and no other."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
