@@ -1,6 +1,6 @@
 """A look at one dead-letter queue: its letters taken in their order, and given back in it.
 
-What a quorum queue does with returned messages decides how (read in and measured on RabbitMQ 3.10):
+What a quorum queue does with returned messages decides how (read in and measured on RabbitMQ 3.10, measured on 4.0):
 
 * returned messages stand before those that were never taken, behind those returned earlier; so a look that gives anything
   back takes *every* letter that was ever returned (they are marked redelivered), or the order turns;
@@ -8,6 +8,8 @@ What a quorum queue does with returned messages decides how (read in and measure
   most 32 consumers, for then Erlang keeps them sorted. A `nack` for each letter is no way: the channel gathers what it
   cannot send at once into one return, and a return of more than 32 messages comes back shuffled;
 * a consumer whose letters are acknowledged is sent more; so each is cancelled when it has what it was to bring;
+* from 4.0 on, consumers come back in the order of their making, and what a `get` took behind all of them; so there the first
+  letter has a channel of its own, which is closed first;
 * what a passive declaration tells may lag behind by what is being returned, and is 0 when the queue is busy; what a `get`
   tells is exact.
 """
@@ -25,11 +27,13 @@ from aiormq.exceptions import AMQPError, ChannelNotFoundEntity
 from rockbot_messaging.errors import BrokerUnreachable, LetterNotFound
 from rockbot_messaging.rabbitmq.channel import ChannelLost
 from rockbot_messaging.rabbitmq.connection import OpenChannel, Session, speaking
+from rockbot_messaging.rabbitmq.policies import version_of
 from rockbot_messaging.rabbitmq.settings import RabbitSettings
 from rockbot_messaging.rabbitmq.wire import Delivery
 
 __all__ = ["Look", "Taken", "count"]
 
+_GOTTEN_COME_LAST_SINCE: Final = (4, 0)
 #: Consumers of one channel; one more takes the first letter.
 _CONSUMERS: Final = 30
 #: Letters that the first consumer brings, how fast that grows, and the most that one may bring.
@@ -103,6 +107,8 @@ class Look:
         self._queue = queue
         self._settings = settings
         self._hands: list[_Hand] = []
+        #: The channel of the first letter, where nothing else may be taken on it.
+        self._first: _Hand | None = None
         self._arrived: deque[Taken] = deque()
         self._more = asyncio.Event()
         self._left = 0
@@ -137,6 +143,8 @@ class Look:
                 await self._close_all()
                 continue
             self._left = hand.content.left_behind
+            if version_of(self._session.server_version) >= _GOTTEN_COME_LAST_SINCE:
+                self._first = hand
             self._take_in(hand, first)
             return
 
@@ -198,7 +206,7 @@ class Look:
         """Have some more letters arrive."""
         wanted = self._next_chunk()
         hand = self._hands[-1]
-        if hand.consumers >= _CONSUMERS:
+        if hand.consumers >= _CONSUMERS or hand is self._first:
             hand = await self._open()
         hand.consumers += 1
         hand.begin()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -82,7 +83,7 @@ async def test_a_broker_that_has_everything_and_is_consumed_is_healthy(site: _Si
     for managed in (True, False):
         checks = await site.checks(managed=managed)
         assert {name: check.status for name, check in checks.items() if check.status != "ok"} == {}
-        assert "RabbitMQ 3.10.8" in checks["broker version"].detail
+        assert re.match(r"RabbitMQ \d+\.\d+\.\d+ at ", checks["broker version"].detail)
         assert "broker consumers" in checks
         assert "1000000 messages" in checks["broker limits"].detail
     assert "broker.management_url" in checks["broker limits"].advice
