@@ -16,7 +16,7 @@ __all__ = ["SpanBatches"]
 
 _log = logging.getLogger(__name__)
 
-#: Spans that are sent at once, and before their time: less than a megabyte, which proxies let through by default.
+#: Spans that are sent at once, and before their time: some 800 kB of ours, and proxies let a megabyte through by default.
 _ENOUGH: Final = 2048
 #: Spans that wait while a collector is slow or away; what comes on top is dropped.
 _MOST: Final = 16384
@@ -55,9 +55,13 @@ class SpanBatches:
         with self._sending:
             while self._waiting:
                 spans = [self._waiting.popleft() for _ in range(min(len(self._waiting), _ENOUGH))]
-                if not self._send(spans):
-                    self._dropped += len(spans)
-                    break
+                if self._send(spans):
+                    continue
+                self._dropped += len(spans)
+                if self._closed:  # nobody will try again
+                    self._dropped += len(self._waiting)
+                    self._waiting.clear()
+                break
             if self._dropped:
                 dropped, self._dropped = self._dropped, 0
                 _log.warning("%d spans were dropped: whoever collects them is away or too slow", dropped)

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from rockbot.errors import MissingExtra
+from rockbot.errors import ConfigError, MissingExtra
 from rockbot.settings import Settings
 from rockbot.telemetry.process import Telemetry
 from rockbot_messaging.clock import SystemClock
@@ -42,14 +42,27 @@ _SPANS_EVERY: Final = 2.0
 
 
 def open_telemetry(settings: Settings, measures: Measures) -> Telemetry:
-    """What the settings switch on; connects when there is something to send."""
+    """What the settings switch on; connects when there is something to send.
+
+    Raises:
+        ConfigError: the exporter that is installed is none that can be used.
+    """
     wanted = settings.telemetry
     tracing, flush = NO_TRACING, None
     if wanted.traces:
         # The SDK's way to a collector, with all the variables it knows, from where its spans are bytes.
-        client = OTLPSpanExporter(endpoint=_address(settings, "traces"), timeout=SEND_SECONDS)._client
-        tracing, spans = traced_batches(settings, lambda data: client.export(data).success)
-        flush = spans.close
+        client = getattr(OTLPSpanExporter(endpoint=_address(settings, "traces"), timeout=SEND_SECONDS), "_client", None)
+        if client is None:
+            raise ConfigError(
+                "telemetry.traces does not work with the installed opentelemetry-exporter-otlp-proto-http: install 1.45.2"
+            )
+        tracing, spans = traced_batches(settings, lambda data: bool(client.export(data).success))
+
+        def flush_spans() -> None:
+            spans.close()
+            client.shutdown()
+
+        flush = flush_spans
     if wanted.metrics != "push":
         return Telemetry(measures, tracing, flush=flush, queues_every=wanted.queue_seconds)
     sender = OTLPMetricExporter(endpoint=_address(settings, "metrics"), timeout=SEND_SECONDS)

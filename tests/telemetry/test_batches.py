@@ -98,3 +98,23 @@ def test_what_a_collector_refuses_is_dropped_and_the_next_batch_is_tried(
     spans.put(b"taken")
     spans.close()
     assert collector.sent == [[b"refused"], [b"taken"]]
+
+
+def test_a_collector_that_is_away_at_the_end_is_tried_once_and_all_that_is_lost_is_said(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(batches, "_ENOUGH", 10)
+    collector.takes = False
+    collector.open.clear()
+    spans = SpanBatches(collector, every=3600)
+    for number in range(25):
+        spans.put(b"%d" % number)
+    closing = threading.Thread(target=spans.close)
+    with caplog.at_level(logging.WARNING):
+        closing.start()
+        while not spans._closed:
+            threading.Event().wait(0.001)
+        collector.open.set()
+        closing.join(60)
+    assert len(collector.sent) == 1
+    assert "25 spans were dropped" in caplog.text

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 from telemetry.collector import Collector
 
-from rockbot.errors import MissingExtra
+from rockbot.errors import ConfigError, MissingExtra
 from rockbot.settings import Settings
 from rockbot.telemetry import setup
 from rockbot.telemetry.process import telemetry_of
@@ -83,4 +83,13 @@ def test_without_the_packages_the_error_names_the_extra(monkeypatch: pytest.Monk
     monkeypatch.delattr("rockbot.telemetry.setup")
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
     with pytest.raises(MissingExtra, match=r"rockbot\[otel\]"):
+        telemetry_of(settings(traces=True))
+
+
+def test_an_exporter_that_cannot_be_used_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other:
+        def __init__(self, **_: object) -> None: ...
+
+    monkeypatch.setattr(setup, "OTLPSpanExporter", Other)
+    with pytest.raises(ConfigError, match=r"telemetry\.traces .* opentelemetry-exporter-otlp-proto-http"):
         telemetry_of(settings(traces=True))
