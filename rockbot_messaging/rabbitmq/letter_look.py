@@ -8,10 +8,11 @@ What a quorum queue does with returned messages decides how (read in and measure
   most 32 consumers, for then Erlang keeps them sorted. A `nack` for each letter is no way: the channel gathers what it
   cannot send at once into one return, and a return of more than 32 messages comes back shuffled;
 * a consumer whose letters are acknowledged is sent more; so each is cancelled when it has what it was to bring;
-* from 4.0 on, consumers come back in the order of their making, and what a `get` took behind all of them; so there the first
-  letter has a channel of its own, which is closed first;
-* what a passive declaration tells may lag behind by what is being returned, and is 0 when the queue is busy; what a `get`
-  tells is exact.
+* from 4.0 on, consumers come back in the order of their making, and what a `get` took behind all of them; so a letter that
+  a `get` took has a channel of its own, which is closed first, and none is taken that way if it can be helped: who is
+  killed chooses no order;
+* what a passive declaration tells is exact when nobody holds letters; it may lag behind by what is being returned, and is 0
+  when the queue is busy. Only what a `get` tells is exact at any time.
 """
 
 from __future__ import annotations
@@ -27,17 +28,16 @@ from aiormq.exceptions import AMQPError, ChannelNotFoundEntity
 from rockbot_messaging.errors import BrokerUnreachable, LetterNotFound
 from rockbot_messaging.rabbitmq.channel import ChannelLost
 from rockbot_messaging.rabbitmq.connection import OpenChannel, Session, speaking
-from rockbot_messaging.rabbitmq.policies import version_of
 from rockbot_messaging.rabbitmq.settings import RabbitSettings
 from rockbot_messaging.rabbitmq.wire import Delivery
 
 __all__ = ["Look", "Taken", "count"]
 
-_GOTTEN_COME_LAST_SINCE: Final = (4, 0)
-#: Consumers of one channel; one more takes the first letter.
-_CONSUMERS: Final = 30
-#: Letters that the first consumer brings, how fast that grows, and the most that one may bring.
-_FIRST: Final = 16
+#: Consumers of one channel.
+_CONSUMERS: Final = 31
+#: Letters that the second consumer brings (the first one brings one, which tells their size), how fast that grows, and the
+#: most that one may bring.
+_SECOND: Final = 16
 _GROWTH: Final = 4
 _MOST: Final = 60_000
 #: Bytes on their way at the same time, as far as the letters before let one guess.
@@ -107,12 +107,12 @@ class Look:
         self._queue = queue
         self._settings = settings
         self._hands: list[_Hand] = []
-        #: The channel of the first letter, where nothing else may be taken on it.
-        self._first: _Hand | None = None
+        #: The channel of a letter that was not brought by a consumer.
+        self._gotten: _Hand | None = None
         self._arrived: deque[Taken] = deque()
         self._more = asyncio.Event()
         self._left = 0
-        self._chunk = _FIRST
+        self._chunk = 1
         self._bytes = 0
         self._count = 0
         self._came_back = False
@@ -121,7 +121,7 @@ class Look:
         self._strangers = 0
 
     async def begin(self) -> None:
-        """Take the first letter, and learn how many there are.
+        """Learn how many letters there are.
 
         Raises:
             LetterNotFound: there is no such queue.
@@ -134,18 +134,26 @@ class Look:
                 await asyncio.sleep(_PAUSE)
                 continue
             self._strangers = holders
+            if ready:
+                self._left = ready
+                return
+            # It is empty, or was too busy to count; a `get` waits until it can tell.
             hand = await self._open()
             first = await self._get(hand)
             if first is None:
                 return
-            if not ready and loop.time() < deadline:
-                # It was busy and did not count; perhaps it also did not count who has letters in hand.
+            self._take_in(hand, first)
+            # Nor did it count who has letters in hand; now that is one at least.
+            while not (holders := (await self._counts())[1]) and loop.time() < deadline:
+                await asyncio.sleep(_PAUSE)
+            if holders > 1 and loop.time() < deadline:
+                self._arrived.clear()
+                self._count = self._bytes = 0
                 await self._close_all()
                 continue
+            self._gotten = hand
             self._left = hand.content.left_behind
-            if version_of(self._session.server_version) >= _GOTTEN_COME_LAST_SINCE:
-                self._first = hand
-            self._take_in(hand, first)
+            self._strangers = max(0, holders - 1)
             return
 
     async def take(self, count: int) -> list[Taken]:
@@ -205,8 +213,8 @@ class Look:
     async def _bring(self) -> None:
         """Have some more letters arrive."""
         wanted = self._next_chunk()
-        hand = self._hands[-1]
-        if hand.consumers >= _CONSUMERS or hand is self._first:
+        hand = self._hands[-1] if self._hands else None
+        if hand is None or hand.consumers >= _CONSUMERS or hand is self._gotten:
             hand = await self._open()
         hand.consumers += 1
         hand.begin()
@@ -255,7 +263,7 @@ class Look:
         return self._count == arrived
 
     def _next_chunk(self) -> int:
-        chunk, self._chunk = self._chunk, self._chunk * _GROWTH
+        chunk, self._chunk = self._chunk, max(_SECOND, self._chunk * _GROWTH)
         average = self._bytes // max(1, self._count) + _OVERHEAD
         return max(1, min(chunk, self._left, _MOST, _BYTES // average))
 

@@ -48,10 +48,10 @@ async def test_what_was_exported_is_imported_without_a_difference(fresh_node: Ra
         roles = access.roles()
         users = [User(name, role, _hash("knows") if role.name == "publisher" else "") for name, role in roles]
         document = definitions(
-            version=await access.version(),
+            version=(version := await access.version()),
             vhost="/",
             topology=access.wanted,
-            policies=access.policies("3.10.8"),
+            policies=access.policies(version),
             users=users,
         )
         path = tmp_path / "definitions.json"

@@ -31,6 +31,13 @@ async def _next(queue: aio_pika.abc.AbstractQueue) -> aio_pika.abc.AbstractIncom
         return taken
 
 
+async def _release(harness: RabbitHarness) -> int:
+    """The broker's major version."""
+    session = (await harness.connect())._inward.session_now
+    assert session is not None
+    return int(session.server_version.split(".")[0])
+
+
 async def test_an_alternate_exchange_makes_a_mandatory_publish_look_received(harness: RabbitHarness) -> None:
     channel = await harness.stranger()
     sink = await channel.declare_exchange(f"{harness.namespace}-sink", "fanout", auto_delete=True)
@@ -57,9 +64,7 @@ async def test_an_unlimited_delivery_limit_drops_a_letter_at_its_first_return_be
     harness: RabbitHarness,
 ) -> None:
     bus = await harness.connect()
-    session = bus._inward.session_now
-    assert session is not None
-    if int(session.server_version.split(".")[0]) >= 4:
+    if await _release(harness) >= 4:
         pytest.skip("-1 means no limit from 4.0 on")
     channel = await harness.stranger()
     queue = await channel.declare_queue(
@@ -84,7 +89,10 @@ async def test_an_unlimited_delivery_limit_drops_a_letter_at_its_first_return_be
     assert [letter.id for letter in await bus.dead_letters.letters("work")] == [sent.message_id]
 
 
-async def test_a_copied_death_history_makes_the_broker_drop_the_message_as_a_cycle(harness: RabbitHarness) -> None:
+async def test_a_copied_death_history_makes_the_broker_drop_the_message_as_a_cycle_before_version_4(
+    harness: RabbitHarness,
+) -> None:
+    release = await _release(harness)
     channel = await harness.stranger()
     grave = await channel.declare_queue(exclusive=True)
     work_queue = await channel.declare_queue(
@@ -101,8 +109,9 @@ async def test_a_copied_death_history_makes_the_broker_drop_the_message_as_a_cyc
     copied = aio_pika.Message(b"copied", headers=dict(dead.headers))
     await channel.default_exchange.publish(copied, waiting.name)
     await channel.default_exchange.publish(aio_pika.Message(b"clean"), waiting.name)
-    # Both waited and came to the work queue that the first one died in; one of them was never seen again.
-    assert (await _next(grave)).body == b"clean"
+    # Both waited and came to the work queue that the first one died in; before 4.0 one of them was never seen again.
+    arrived = {(await _next(grave)).body for _ in range(1 if release < 4 else 2)}
+    assert arrived == ({b"clean"} if release < 4 else {b"clean", b"copied"})
     assert await grave.get(fail=False) is None
 
 
@@ -168,11 +177,8 @@ async def test_headers_beyond_a_frame_close_the_connection(harness: RabbitHarnes
 
 
 async def test_priorities_are_refused_on_quorum_queues_and_asked_for_nowhere(harness: RabbitHarness) -> None:
-    bus = await harness.connect()
-    session = bus._inward.session_now
-    assert session is not None
     channel = await harness.stranger()
-    if int(session.server_version.split(".")[0]) < 4:
+    if await _release(harness) < 4:
         with pytest.raises(ChannelPreconditionFailed, match="x-max-priority"):
             await channel.declare_queue(
                 f"{harness.namespace}-lanes", durable=True, arguments={"x-queue-type": "quorum", "x-max-priority": 3}
