@@ -144,7 +144,7 @@ class Look:
                 return
             self._take_in(hand, first)
             # Nor did it count who has letters in hand; now that is one at least.
-            while not (holders := (await self._counts())[1]) and loop.time() < deadline:
+            while not (holders := (await self._counts())[1]) and loop.time() < deadline:  # noqa: ASYNC110 - as below
                 await asyncio.sleep(_PAUSE)
             if holders > 1 and loop.time() < deadline:
                 self._arrived.clear()

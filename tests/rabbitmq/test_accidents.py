@@ -29,7 +29,8 @@ _FORGET = """
 {{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{queue}">>)),
 Pid = amqqueue:get_pid(Q),
 {{ok, {{_, Consumers}}, _}} = ra:local_query(Pid, fun rabbit_fifo:query_consumers/1),
-[ra:process_command(Pid, rabbit_fifo:make_checkout(Id, cancel, #{{}})) || Id <- maps:keys(Consumers)].
+Held = [{{element(2, C), element(1, C)}} || C <- maps:values(Consumers)],
+[ra:process_command(Pid, rabbit_fifo:make_checkout(Id, cancel, #{{}})) || Id <- Held].
 """
 
 
