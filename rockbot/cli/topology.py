@@ -180,7 +180,8 @@ async def roles(call: Invocation, publisher_topic: Topics = None) -> None:
             topics = [{"exchange": t.exchange, "write": t.write, "read": t.read} for t in role.topics]
             call.screen.text(json.dumps({"user": user, "role": role.name, **fields, "topics": topics}))
         return
-    blocks: list[Block] = []
+    first = "# First, as an administrator, `rockbot topology apply`: RabbitMQ 4.3 wants the exchanges to be there."
+    blocks: list[Block] = [Prose(first)]
     for user, role in listed:
         name = shlex.quote(user)
         lines = [

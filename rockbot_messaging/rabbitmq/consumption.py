@@ -20,6 +20,7 @@ from rockbot_messaging.rabbitmq.delivering import Consuming, Deliverer
 from rockbot_messaging.rabbitmq.forgotten import Quiet
 from rockbot_messaging.rabbitmq.handling import GivenUp, Handling, Item
 from rockbot_messaging.rabbitmq.pausing import Pauses
+from rockbot_messaging.rabbitmq.policies import version_of
 from rockbot_messaging.rabbitmq.wire import Delivery
 
 __all__ = ["RabbitConsumption"]
@@ -35,8 +36,14 @@ _CONSUME_TIMEOUT: Final = 20.0
 _GRACE: Final = 5.0
 
 
-#: What the broker says when it ends a channel for a delivery that was held too long.
+#: From this release on a delivery that was held too long cancels its consumer, and the broker does not say why.
+_CANCELS_THE_SLOW_SINCE: Final = (4, 3)
+#: What the broker says when it ends a channel for a delivery that was held too long; until 4.2.
 _TIMED_OUT: Final = re.compile(r"acknowledgement on channel \d+ timed out(?:\. Timeout value used: (?P<ms>\d+) ms)?")
+_TOO_LONG: Final = (
+    "a handler held its message longer than the broker's consumer timeout{after}; the message comes again: make the "
+    "handler faster, or raise the broker's consumer_timeout or the policy `consumer-timeout`"
+)
 
 
 @final
@@ -56,6 +63,8 @@ class RabbitConsumption:
         self._acks: Acks | None = None
         self._consumer_tag = ""
         self._cancelled = asyncio.Event()
+        self._held_when_cancelled = False
+        self._cancels_the_slow = False
         self._keeper: asyncio.Task[None] | None = None
         self._stopping = False
         self._ending: asyncio.Task[int] | None = None
@@ -121,6 +130,8 @@ class RabbitConsumption:
             channel.content.flush()
             try:
                 async with speaking(_GRACE):
+                    for binding in self._what.bindings:
+                        await channel.rpc.queue_unbind(binding.queue, binding.exchange, binding.pattern)
                     await channel.rpc.basic_cancel(self._consumer_tag)
             except (AMQPError, ChannelLost) as exc:
                 _log.debug("cancelling the consumer of %s: %s", self._what.queue, exc)
@@ -196,6 +207,8 @@ class RabbitConsumption:
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             if cancelled.done() and not ended.done():
+                if self._cancels_the_slow and self._held_when_cancelled:
+                    return f"the broker cancelled it: the queue was deleted, or {_TOO_LONG.format(after='')}"
                 return "the broker cancelled it: the queue was deleted, or lost its leader"
             if ended.done():
                 return str(channel.content.lost or "the channel was closed")
@@ -216,6 +229,7 @@ class RabbitConsumption:
             offer(Item(delivery, content, acks, alone=alone))
 
         quiet.begin()
+        self._cancels_the_slow = version_of(session.server_version) >= _CANCELS_THE_SLOW_SINCE
         content.receive(deliver)
         self._cancelled.clear()
         try:
@@ -235,6 +249,7 @@ class RabbitConsumption:
         self._idle_since = None
 
     def _on_cancel(self, _: Any) -> None:
+        self._held_when_cancelled = not self._handling.idle
         self._cancelled.set()
 
     def _flush(self) -> None:
@@ -262,11 +277,7 @@ def _explain(reason: str) -> str:
     found = _TIMED_OUT.search(reason)
     if found is None:
         return reason
-    after = f" ({int(found['ms']) / 1000:g} s)" if found["ms"] else ""
-    return (
-        f"a handler held its message longer than the broker's consumer timeout{after}; the message comes again: make the "
-        "handler faster, or raise the broker's consumer_timeout or the policy `consumer-timeout`"
-    )
+    return _TOO_LONG.format(after=f" ({int(found['ms']) / 1000:g} s)" if found["ms"] else "")
 
 
 def _hand_back(items: list[Item]) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, final
 
 from rockbot_messaging.clock import Clock, IdSource
 from rockbot_messaging.envelope import MessageEnvelope
@@ -17,7 +17,8 @@ from rockbot_messaging.ports import MessageHandler
 from rockbot_messaging.rabbitmq.connection import Session
 from rockbot_messaging.rabbitmq.handling import Item
 from rockbot_messaging.rabbitmq.settling import Settler
-from rockbot_messaging.rabbitmq.wire import ContentIds, decode, written_by_sender
+from rockbot_messaging.rabbitmq.topology import Binding
+from rockbot_messaging.rabbitmq.wire import ContentIds, acquisitions_of, decode, written_by_sender
 from rockbot_messaging.retries import RetryPolicy
 from rockbot_messaging.settlement import Bury, decide, still_waiting
 from rockbot_messaging.verdicts import Ack, DeadLetter, Retry, Verdict, failed_attempt
@@ -26,10 +27,18 @@ __all__ = ["Consuming", "Deliverer"]
 
 _log = logging.getLogger("rockbot_messaging.rabbitmq")
 
+#: Deliveries of one copy after which it is buried. RabbitMQ's own limit counts, from 4.3 on, neither what is handed back nor
+#: what is held too long; a host that is drained hands back, so this is far above it.
+_MOST_ACQUISITIONS: Final = 100
+
 
 @final
 class Consuming:
-    """What a subscription needs to run. `settler` and `retry` are None for a watch subscription."""
+    """What a subscription needs to run. `settler` and `retry` are None for a watch subscription.
+
+    `bindings` are undone before its queue goes: one that vanishes with its bindings makes RabbitMQ 4.3 refuse what is
+    published meanwhile, which then is sent again to everybody.
+    """
 
     def __init__(
         self,
@@ -46,6 +55,7 @@ class Consuming:
         max_body_bytes: int,
         max_header_bytes: int,
         quiet_check: float,
+        bindings: Sequence[Binding] = (),
     ) -> None:
         self.name = name
         self.queue = queue
@@ -59,6 +69,7 @@ class Consuming:
         self.max_body_bytes = max_body_bytes
         self.max_header_bytes = max_header_bytes
         self.quiet_check = quiet_check
+        self.bindings = bindings
 
 
 @final
@@ -84,6 +95,11 @@ class Deliverer:
             envelope, verdict = refused
         elif len(envelope.body) > what.max_body_bytes:
             verdict = _too_large(len(envelope.body), what.max_body_bytes)
+        elif item.delivery.redelivered and (seen := acquisitions_of(item.delivery)) > _MOST_ACQUISITIONS:
+            verdict = DeadLetter(
+                reason=f"{seen} deliveries ended without being settled: handling it may take longer than the broker's "
+                "consumer timeout"
+            )
         else:
             if envelope.due_ms is not None and what.settler is not None:
                 waiting = still_waiting(envelope, self._clock.now_ms())

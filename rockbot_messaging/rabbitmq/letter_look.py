@@ -119,6 +119,7 @@ class Look:
         self._removed = False
         self._enough = False
         self._strangers = 0
+        self._taken_back = False
 
     async def begin(self) -> None:
         """Learn how many letters there are.
@@ -196,6 +197,7 @@ class Look:
             BrokerUnreachable, LetterNotFound: what was removed last may have come back, too.
         """
         try:
+            self.check()
             if any(hand.holders for hand in self._hands):
                 while self._left and self._came_back:
                     self._arrived.clear()
@@ -222,6 +224,7 @@ class Look:
         before = self._count
         try:
             async with speaking(_TIMEOUT):
+                hand.channel.rpc.on_consumer_cancel_callbacks.add(self._on_cancel)
                 await hand.channel.rpc.basic_qos(prefetch_count=wanted)
                 await hand.channel.rpc.basic_consume(self._queue, _never, consumer_tag=tag)
             silent = 0
@@ -319,8 +322,16 @@ class Look:
         except ChannelLost as exc:
             raise self._lost(exc) from None
 
+    def _on_cancel(self, _: Any) -> None:
+        self._taken_back = True
+
     def check(self) -> None:
         """Raise if what was taken is no longer in hand."""
+        if self._taken_back:
+            # RabbitMQ 4.3 does so to who holds letters for too long, and takes no notice of later acknowledgements.
+            raise self._lost(
+                ChannelLost("the broker took back what was in hand (its consumer timeout, or the queue is gone)")
+            )
         for hand in self._hands:
             if hand.content.lost is not None:
                 raise self._lost(hand.content.lost)

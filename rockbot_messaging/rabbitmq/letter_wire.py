@@ -14,7 +14,7 @@ from rockbot_messaging.rabbitmq.failures import problem_of, read_failure
 from rockbot_messaging.rabbitmq.fields import Properties
 from rockbot_messaging.rabbitmq.publisher import Packer
 from rockbot_messaging.rabbitmq.topology import Names
-from rockbot_messaging.rabbitmq.wire import ContentIds, Delivery, envelope_of, properties_of
+from rockbot_messaging.rabbitmq.wire import COUNTED, ContentIds, Delivery, envelope_of, properties_of
 
 __all__ = ["LetterWire"]
 
@@ -22,7 +22,6 @@ _QUEUE: Final = "rockbot-discarded-queue"
 _AT: Final = "rockbot-discarded-at"
 _REASON: Final = "rockbot-discarded-reason"
 _SCHEMA: Final = "rockbot-schema-version"
-_RETURNS: Final = "x-delivery-count"
 #: Bytes of a reason for discarding that are kept.
 _LONGEST_REASON: Final = 2000
 
@@ -133,14 +132,14 @@ class LetterWire:
 
 
 def _readable(delivery: Delivery) -> tuple[Properties, str]:
-    """What can be read of a letter's properties, and what is wrong with them. The count of looks at it is left out: that is
-    not the letter's."""
+    """What can be read of a letter's properties, and what is wrong with them. The counts of looks at it are left out: they
+    are not the letter's."""
     try:
         properties = properties_of(delivery)
     except Undecodable as exc:
         return Properties(), str(exc)
-    if properties.headers and _RETURNS in properties.headers:
-        kept = {name: value for name, value in properties.headers.items() if name != _RETURNS}
+    if properties.headers and not COUNTED.isdisjoint(properties.headers):
+        kept = {name: value for name, value in properties.headers.items() if name not in COUNTED}
         properties = properties._replace(headers=kept)
     return properties, ""
 

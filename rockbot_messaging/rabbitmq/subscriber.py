@@ -149,4 +149,5 @@ class RabbitSubscriber:
             max_body_bytes=self._settings.max_body_bytes,
             max_header_bytes=self._settings.max_header_bytes,
             quiet_check=self._settings.quiet_check,
+            bindings=shape.bindings,
         )

@@ -20,9 +20,11 @@ from rockbot_messaging.rabbitmq import cloudevents
 from rockbot_messaging.rabbitmq.fields import Properties, decode_properties, header_sizes
 
 __all__ = [
+    "COUNTED",
     "HEADER_PREFIX",
     "ContentIds",
     "Delivery",
+    "acquisitions_of",
     "decode",
     "envelope_of",
     "properties_of",
@@ -47,6 +49,9 @@ _BEYOND: Final = 1 << 63
 _LONGEST_TRACE: Final = 4096
 _NOT_FREE: Final = frozenset({"traceparent", "tracestate", "CC", "BCC"})
 _RETURNS: Final = "x-delivery-count"
+_ACQUIRED: Final = "x-acquired-count"
+#: What the broker counts on a copy while it lies in a queue.
+COUNTED: Final = frozenset((_RETURNS, _ACQUIRED))
 #: What passing a message on adds or changes, and how many bytes of a history may be ours.
 _ADDED: Final = frozenset(
     {
@@ -107,12 +112,24 @@ def properties_of(delivery: Delivery) -> Properties:
 
 
 def returns_of(delivery: Delivery) -> int:
-    """How often the broker says that this copy came back; 0 when it does not say."""
+    """How often the broker says that this copy came back; 0 when it does not say.
+
+    From RabbitMQ 4.3 on, what was nacked or held longer than the consumer timeout is left out.
+    """
+    return _counted(delivery, _RETURNS)
+
+
+def acquisitions_of(delivery: Delivery) -> int:
+    """How often the broker says that somebody had this copy before, whatever became of it; 0 before RabbitMQ 4.3."""
+    return _counted(delivery, _ACQUIRED)
+
+
+def _counted(delivery: Delivery, name: str) -> int:
     try:
         headers = decode_properties(delivery.properties).headers or _NOTHING
     except ValueError:
         return 0
-    count = headers.get(_RETURNS)
+    count = headers.get(name)
     return count if type(count) is int and count > 0 else 0
 
 

@@ -32,7 +32,7 @@ from rockbot_messaging.letters import DISCARDED, UNROUTED, Erase, Fate, Keep, Le
 from rockbot_messaging.rabbitmq import RabbitBus, RabbitSettings
 from rockbot_messaging.rabbitmq.definitions import User, definitions
 from rockbot_messaging.rabbitmq.roles import NOTHING, Role, host, operator, publisher, topic_regex, worker
-from rockbot_messaging.rabbitmq.topology import Names, Topology
+from rockbot_messaging.rabbitmq.topology import Names, Topology, shared
 from rockbot_messaging.retries import Fixed, RetryPolicy
 from rockbot_messaging.testing import Recorder
 from rockbot_messaging.testing.harness import buried, message
@@ -91,7 +91,9 @@ async def broker(managed_node: RabbitNode) -> AsyncIterator[_Broker]:
     namespace = f"r{uuid.uuid4().hex[:10]}"
     roles = _roles(Names(namespace))
     users = [User(f"{namespace}-{name}", role, _hash(f"{name}-pw")) for name, role in roles.items()]
-    document = definitions(version="3.10.8", vhost="/", topology=Topology(), users=users)
+    # RabbitMQ 4.3 takes topic permissions only for exchanges that exist.
+    exchanges = Topology(exchanges=shared(Names(namespace)).exchanges)
+    document = definitions(version="3.10.8", vhost="/", topology=exchanges, users=users)
     async with httpx2.AsyncClient(trust_env=False) as client:
         answer = await client.post(f"{managed_node.management_url}/api/definitions", json=document)
         assert answer.status_code < 300, answer.text

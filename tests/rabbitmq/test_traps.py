@@ -14,6 +14,7 @@ from rabbitmq.harness import RabbitHarness, publish_raw
 from rockbot_messaging import DeadLetter, Door, Retry, RetryPolicy, WorkSubscription
 from rockbot_messaging.errors import HeadersTooLarge, Unroutable
 from rockbot_messaging.rabbitmq.fields import Properties, encode_properties
+from rockbot_messaging.rabbitmq.policies import version_of
 from rockbot_messaging.rabbitmq.topology import Names, delay, shared, work
 from rockbot_messaging.testing import Recorder
 from rockbot_messaging.testing.harness import buried, depth, message
@@ -23,19 +24,18 @@ pytestmark = pytest.mark.rabbitmq
 _WORK = WorkSubscription(name="work", patterns=("job.#",), retry=RetryPolicy(max_attempts=3, delays=(1,)))
 
 
-async def _next(queue: aio_pika.abc.AbstractQueue) -> aio_pika.abc.AbstractIncomingMessage:
+async def _next(queue: aio_pika.abc.AbstractQueue, *, no_ack: bool = True) -> aio_pika.abc.AbstractIncomingMessage:
     """The next message of a queue, once there is one."""
     async with asyncio.timeout(60):
-        while (taken := await queue.get(fail=False, no_ack=True)) is None:
+        while (taken := await queue.get(fail=False, no_ack=no_ack)) is None:
             await asyncio.sleep(0)
         return taken
 
 
-async def _release(harness: RabbitHarness) -> int:
-    """The broker's major version."""
+async def _version(harness: RabbitHarness) -> tuple[int, int]:
     session = (await harness.connect())._inward.session_now
     assert session is not None
-    return int(session.server_version.split(".")[0])
+    return version_of(session.server_version)
 
 
 async def test_an_alternate_exchange_makes_a_mandatory_publish_look_received(harness: RabbitHarness) -> None:
@@ -64,7 +64,7 @@ async def test_an_unlimited_delivery_limit_drops_a_letter_at_its_first_return_be
     harness: RabbitHarness,
 ) -> None:
     bus = await harness.connect()
-    if await _release(harness) >= 4:
+    if await _version(harness) >= (4, 0):
         pytest.skip("-1 means no limit from 4.0 on")
     channel = await harness.stranger()
     queue = await channel.declare_queue(
@@ -92,7 +92,7 @@ async def test_an_unlimited_delivery_limit_drops_a_letter_at_its_first_return_be
 async def test_a_copied_death_history_makes_the_broker_drop_the_message_as_a_cycle_before_version_4(
     harness: RabbitHarness,
 ) -> None:
-    release = await _release(harness)
+    release, _ = await _version(harness)
     channel = await harness.stranger()
     grave = await channel.declare_queue(exclusive=True)
     work_queue = await channel.declare_queue(
@@ -113,6 +113,25 @@ async def test_a_copied_death_history_makes_the_broker_drop_the_message_as_a_cyc
     arrived = {(await _next(grave)).body for _ in range(1 if release < 4 else 2)}
     assert arrived == ({b"clean"} if release < 4 else {b"clean", b"copied"})
     assert await grave.get(fail=False) is None
+
+
+async def test_what_is_delivered_again_and_again_and_counted_by_nobody_is_buried(harness: RabbitHarness) -> None:
+    # From 4.3 on the broker's own limit counts neither what is handed back nor what is held too long.
+    counts = await _version(harness) >= (4, 3)
+    bus = await harness.connect()
+    await bus.declare([_WORK])
+    headers = {} if counts else {"x-acquired-count": 101}
+    channel = await harness.stranger()
+    door = await channel.get_exchange(harness.namespace, ensure=False)
+    await door.publish(aio_pika.Message(b"payload", message_id="often", headers=headers), "job.often")
+    queue = await channel.get_queue(f"{harness.namespace}.work", ensure=False)
+    for _ in range(101 if counts else 1):
+        await (await _next(queue, no_ack=False)).nack(requeue=True)
+    worker = Recorder()
+    await bus.subscriber.subscribe(_WORK, worker)
+    (letter,) = await buried(bus, "work", 1)
+    assert letter.failure.reason.startswith("101 deliveries ended without being settled")
+    assert worker.ids == []
 
 
 async def test_what_the_broker_buried_is_replayed_delayed_and_handled(harness: RabbitHarness) -> None:
@@ -178,7 +197,7 @@ async def test_headers_beyond_a_frame_close_the_connection(harness: RabbitHarnes
 
 async def test_priorities_are_refused_on_quorum_queues_and_asked_for_nowhere(harness: RabbitHarness) -> None:
     channel = await harness.stranger()
-    if await _release(harness) < 4:
+    if await _version(harness) < (4, 0):
         with pytest.raises(ChannelPreconditionFailed, match="x-max-priority"):
             await channel.declare_queue(
                 f"{harness.namespace}-lanes", durable=True, arguments={"x-queue-type": "quorum", "x-max-priority": 3}
