@@ -12,7 +12,7 @@ VERSION := 0.1.0
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-images chaos check fmt bench bench-long image lock clean
+.PHONY: help install run test test-brokers test-images chaos check fmt bench bench-long image lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -48,6 +48,14 @@ endif
 chaos: install ## the sizes that are too large for every day: three-node cluster, 20,000 messages, 100,000 letters
 	@bash tests/nodes/install.sh
 	@ROCKBOT_TEST_FULL=1 $(BIN)/python -m pytest -m full -s $(PYTEST_ARGS)
+
+test-brokers: install ## run the broker's part of the suite on later releases of RabbitMQ, too (root, Debian; a minute each to get)
+	@bash tests/nodes/install.sh
+	@for suite in trixie testing; do \
+		said=$$(bash tests/nodes/another_rabbitmq.sh $$suite .brokers/$$suite) || exit 1; \
+		echo "$$suite: $$said"; \
+		env "$$said" $(BIN)/python -m pytest $(or $(PYTEST_ARGS),tests/rabbitmq) || exit 1; \
+	done
 
 check: $(STAMP) ## formatting, lint, types, architecture contracts
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make fmt"; exit 1; }
@@ -101,4 +109,4 @@ lock: ## resolve the pinned requirements anew (needs uv)
 		-o requirements/build.txt
 
 clean: ## remove what install and run made
-	rm -rf $(VENV) .rockbot .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .rockbot .brokers .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
