@@ -7,7 +7,6 @@ the order is data that `rockbot pipeline` prints.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from types import CodeType
 from typing import Any, Final, final
 
 from rockbot.context import Context
@@ -92,13 +91,17 @@ def _bind(link: EventHandler[Any], rest: CallNext) -> CallNext:
     return call
 
 
-def _code_of_calls() -> CodeType:
-    return next(part for part in _bind.__code__.co_consts if isinstance(part, CodeType))
+async def _end(event: Event, context: Context) -> None:
+    raise Unhandled(f"no handler of this host takes {event.type_name} (topic {context.envelope.topic!r})")
+
+
+@final
+class _Nobody:
+    handles = ()
+
+    async def handle(self, event: Event, context: Context, call_next: CallNext) -> None:
+        raise NotImplementedError
 
 
 #: What the frames of all links have in common.
-_CALL: Final = _code_of_calls()
-
-
-async def _end(event: Event, context: Context) -> None:
-    raise Unhandled(f"no handler of this host takes {event.type_name} (topic {context.envelope.topic!r})")
+_CALL: Final = _bind(_Nobody(), _end).__code__

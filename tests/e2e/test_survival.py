@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -188,7 +189,7 @@ async def test_an_embedded_host_that_was_killed_goes_on_with_what_it_had_accepte
         os.kill(second.pid, signal.SIGTERM)
         async with asyncio.timeout(60):
             assert await second.wait() == 0
-    with sqlite3.connect(tmp_path / "state.db") as file:
+    with contextlib.closing(sqlite3.connect(tmp_path / "state.db")) as file, file:
         rows = [
             json.loads(value) for (value,) in file.execute("select value from state_values where key like '%/task/%'")
         ]

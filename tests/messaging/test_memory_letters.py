@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sqlite3
 from collections.abc import Sequence
@@ -113,7 +114,7 @@ async def test_a_letter_whose_time_was_over_while_no_process_ran_is_gone_from_th
     again = await _bus(path, clock)
     assert await _ids(again, DISCARDED) == []
     await again.close()
-    with sqlite3.connect(path) as rows:
+    with contextlib.closing(sqlite3.connect(path)) as rows, rows:
         assert rows.execute("SELECT count(*) FROM bus_messages").fetchone() == (0,)
 
 
@@ -147,7 +148,7 @@ async def test_a_file_of_an_earlier_release_opens_and_its_letters_can_be_worked(
     failure = {"reason": "old", "queue": "rockbot.work", "topic": "job.one", "at_ms": 5, "attempt": 2}
     failure |= {"error_type": "E", "traceback": "", "history": ["one"], "broker": ""}
     newer = {**failure, "a_field_of_a_newer_release": 1}
-    with sqlite3.connect(path) as rows:
+    with contextlib.closing(sqlite3.connect(path)) as rows, rows:
         for number, fields in ((1, failure), (2, newer)):
             values = (number, "rockbot.work", "dead", None, pack(sent), json.dumps(fields), "")
             rows.execute("INSERT INTO bus_messages VALUES (?, ?, ?, ?, ?, ?, ?)", values)

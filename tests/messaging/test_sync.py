@@ -228,7 +228,16 @@ def _run(program: str) -> subprocess.CompletedProcess[str]:
         "from rockbot_messaging.sync import Forked, SyncPublisher\n"
     )
     return subprocess.run(
-        [sys.executable, "-W", "error::ResourceWarning", "-c", header + program],
+        # From 3.12 on Python itself warns of forks beside threads; that is what is tried here.
+        [
+            sys.executable,
+            "-W",
+            "error::ResourceWarning",
+            "-W",
+            "ignore:This process:DeprecationWarning",
+            "-c",
+            header + program,
+        ],
         capture_output=True,
         text=True,
         timeout=60,

@@ -245,9 +245,11 @@ def certificates(folder: Path) -> None:
     curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     for authority in ("ca", "other"):
         openssl("req", "-x509", *curve, "-keyout", f"{authority}.key", "-out", f"{authority}.pem",
-                "-subj", f"/CN={authority}", "-days", "2")  # fmt: skip
-    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
-    (folder / "names-elsewhere").write_text("subjectAltName=DNS:broker.example")
+                "-subj", f"/CN={authority}", "-days", "2", "-addext", "keyUsage=critical,keyCertSign,cRLSign")  # fmt: skip
+    # From 3.13 on Python wants these, too (RFC 5280, 4.2.1).
+    keys = "authorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n"
+    (folder / "names").write_text(f"{keys}subjectAltName=DNS:localhost,IP:127.0.0.1")
+    (folder / "names-elsewhere").write_text(f"{keys}subjectAltName=DNS:broker.example")
     (folder / "index").write_text("")
     (folder / "ca.conf").write_text(
         "[ca]\ndefault_ca=own\n[own]\ndatabase=index\nnew_certs_dir=.\nrand_serial=yes\ndefault_md=sha256\n"

@@ -153,7 +153,9 @@ async def test_a_program_that_never_closes_its_publisher_ends_cleanly_with_every
     )
     if "fork" in end:
         program = program.replace(end, f"{end}\npublisher.publish(outgoing('echo.told', b'2'))")
-    command = [sys.executable, "-W", "error::ResourceWarning", "-c", program]
+    # From 3.12 on Python itself warns of forks beside threads.
+    forks = "ignore:This process:DeprecationWarning"
+    command = [sys.executable, "-W", "error::ResourceWarning", "-W", forks, "-c", program]
     done = await asyncio.to_thread(
         subprocess.run, command, env=os.environ | {"AMQP_URL": harness.url}, capture_output=True, text=True, timeout=60
     )

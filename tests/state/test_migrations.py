@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import sqlite3
@@ -75,7 +76,7 @@ async def _fill(store):
 @pytest.mark.parametrize("version", range(1, len(sqlite_schema.MIGRATIONS) + 1))
 async def test_a_file_of_each_schema_is_brought_up_to_date(tmp_path, clock, version):
     path = tmp_path / "state.db"
-    with sqlite3.connect(path, isolation_level=None) as older:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as older, older:
         sqlite_schema.migrate(older, str(path), sqlite_schema.MIGRATIONS[:version])
         now = clock.now_ms()
         # In SQL, not through the store: what an older release wrote must not depend on what this one writes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import stat
 
@@ -61,7 +62,7 @@ async def test_a_missing_folder_is_made_and_nobody_else_may_look_into_the_file(s
 
 async def test_every_commit_is_synced_to_a_write_ahead_log(store, path):
     await store.open()
-    with sqlite3.connect(path) as other:
+    with contextlib.closing(sqlite3.connect(path)) as other, other:
         assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     other.close()
     assert await store._file.read(lambda at: at.execute("PRAGMA synchronous").fetchone()) == (2,)
@@ -103,7 +104,7 @@ async def test_a_file_of_a_newer_release_is_refused_and_left_alone(store, path):
     await store.open()
     await store.put(K, b"x")
     await store.close()
-    with sqlite3.connect(path) as newer:
+    with contextlib.closing(sqlite3.connect(path)) as newer, newer:
         newer.execute("UPDATE state_schema SET version = 99")
     newer.close()
     with pytest.raises(StateUnavailable, match="schema version 99") as caught:
