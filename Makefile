@@ -12,7 +12,7 @@ VERSION := 0.1.0
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-brokers test-images chaos check fmt bench bench-long image lock clean
+.PHONY: help install run test test-brokers test-debian test-images chaos check fmt bench bench-long image lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -52,10 +52,19 @@ chaos: install ## the sizes that are too large for every day: three-node cluster
 test-brokers: install ## run the broker's part of the suite on later releases of RabbitMQ, too (root, Debian; a minute each to get)
 	@bash tests/nodes/install.sh
 	@for suite in trixie testing; do \
-		said=$$(bash tests/nodes/another_rabbitmq.sh $$suite .brokers/$$suite) || exit 1; \
+		said=$$(bash tests/nodes/another_debian.sh $$suite .debian/$$suite) || exit 1; \
 		echo "$$suite: $$said"; \
 		env "$$said" $(BIN)/python -m pytest $(or $(PYTEST_ARGS),tests/rabbitmq) || exit 1; \
 	done
+
+# What the suite needs in a Debian that has nothing.
+NEEDED := python3-venv,python3-dev,redis-server,postgresql,make,git,openssl,ca-certificates,procps,iproute2
+
+test-debian: ## run what is committed, the whole suite, on another Debian release: its Python and its servers (SUITE=testing; root)
+	@bash tests/nodes/another_debian.sh $(or $(SUITE),testing) .debian/$(or $(SUITE),testing)-whole $(NEEDED)
+	@rm -rf .debian/$(or $(SUITE),testing)-whole/tree/rockbot
+	@git clone --quiet . .debian/$(or $(SUITE),testing)-whole/tree/rockbot
+	@HOME=/root .debian/$(or $(SUITE),testing)-whole/inside make -C /rockbot test $(if $(PYTEST_ARGS),PYTEST_ARGS="$(PYTEST_ARGS)")
 
 check: $(STAMP) ## formatting, lint, types, architecture contracts
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make fmt"; exit 1; }
@@ -109,4 +118,4 @@ lock: ## resolve the pinned requirements anew (needs uv)
 		-o requirements/build.txt
 
 clean: ## remove what install and run made
-	rm -rf $(VENV) .rockbot .brokers .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .rockbot .debian .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
