@@ -125,6 +125,7 @@ async def test_accounts_are_right_over_the_embedded_bus_with_kills(tmp_path: Pat
 
 
 @pytest.mark.rabbitmq
+@pytest.mark.timeout(300)
 async def test_accounts_are_right_over_rabbitmq_with_cut_connections(harness: RabbitHarness, tmp_path: Path) -> None:
     story = Story(200, copies=100, deaths=6)
     counters = Counters()
@@ -148,7 +149,8 @@ async def test_accounts_are_right_over_rabbitmq_with_cut_connections(harness: Ra
     recovery = OutboxRecovery(
         stores[0], Outgoing(publisher.publisher, clock=SystemClock(), source="test"), owner="me", idle=2
     )
-    async with asyncio.timeout(90):
+    # Who meets another payment of the same account waits 1, 5 and then each time 30 s.
+    async with asyncio.timeout(240):
         at = 0
         while at < len(story.sent):
             try:
