@@ -76,7 +76,7 @@ async def prune(
     taken: dict[str, list[Binding]] = {}
     idle: list[Step] = []
     for step in queues:
-        if busy := await _busy(session, management, step.name):
+        if busy := await _busy(session, management, step.name, counted=False):
             yield Done(step=step, error=f"{LEFT_ALONE}: {busy}")
             continue
         taken[step.name] = [binding for binding in bindings if binding.queue == step.name]
@@ -91,7 +91,7 @@ async def prune(
     if idle:
         await asyncio.sleep(counting_round)
     for step in idle:
-        if busy := await _busy(session, management, step.name):
+        if busy := await _busy(session, management, step.name, counted=True):
             await _put_back(session, taken[step.name])
             yield Done(step=step, error=f"{LEFT_ALONE}: {busy}")
         else:
@@ -101,13 +101,18 @@ async def prune(
             yield await _tried(step, management.delete_exchange(step.name))
 
 
-async def _busy(session: Session, management: Management, queue: str) -> str:
-    """Why a queue may not go, as the queue itself and as the broker's books have it; empty when it may."""
+async def _busy(session: Session, management: Management, queue: str, *, counted: bool) -> str:
+    """Why a queue may not go, as the queue itself and as the broker's books have it; empty when it may.
+
+    `counted` says that its messages must have been counted by now, those in somebody's hands with them.
+    """
     there = await management.queue(queue)
     if there is None:
         return ""
     async with _channel(session) as rpc:
         now = await rpc.queue_declare(queue, passive=True)
+    if counted and not there.counts_unacked:
+        return "the management interface does not count its messages: not yet, or its metrics collection is off"
     messages = max(there.messages, now.message_count or 0)
     consumers = max(there.consumers, now.consumer_count or 0)
     held = [f"{messages} messages"] if messages else []

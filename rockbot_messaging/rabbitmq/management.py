@@ -231,7 +231,7 @@ def _queue(row: Mapping[str, Any]) -> FoundQueue:
         durable=bool(row.get("durable", True)),
         transient=bool(row.get("exclusive") or row.get("owner_pid_details")),
         messages=int(row.get("messages") or 0),
-        counts_unacked=True,
+        counts_unacked="messages" in row,
         consumers=int(row.get("consumers") or 0),
         policy=str(row.get("policy") or ""),
     )

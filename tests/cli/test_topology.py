@@ -129,7 +129,7 @@ def test_pruning_asks_first_and_keeps_what_holds_messages(
     nobody = topology("prune")
     assert nobody.code == 2
     assert "--yes" in nobody.err
-    monkeypatch.setattr("rockbot_messaging.rabbitmq.applying.COUNTING_ROUND", 0.8)
+    monkeypatch.setattr("rockbot_messaging.rabbitmq.applying.COUNTING_ROUND", 2.0)
     ran = topology("prune", "--yes")
     assert ran.code == 6
     assert re.search(rf"^-  queue  {namespace}\.old +deleted$", ran.out, re.MULTILINE)

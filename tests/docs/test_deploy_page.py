@@ -104,7 +104,7 @@ def test_the_documented_secrets_have_what_the_documented_values_ask_for() -> Non
 
 
 def test_the_documented_policies_are_those_that_are_exported(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(["--broker", "amqp://localhost/", "topology", "export", "--server-version", "4.2"]) == 0
+    assert run(["--broker", "amqp://localhost/", "topology", "export", "--server-version", "4.3"]) == 0
     exported = json.loads(capfd.readouterr().out)["policies"]
     printed = [
         {**item["spec"], "apply-to": item["spec"]["applyTo"]}
@@ -155,7 +155,7 @@ async def test_the_documented_commands_work_one_after_the_other(
             arguments = command[1:]
             match arguments[:2]:
                 case ["topology", "export"]:
-                    arguments = ["--broker", "amqp://localhost/", *arguments, "--server-version", "4.2"]
+                    arguments = ["--broker", "amqp://localhost/", *arguments, "--server-version", "4.3"]
                 case ["state", "import"]:
                     monkeypatch.setenv("ROCKBOT_STATE_URL", f"sqlite:///{tmp_path / 'other.db'}")
                     arguments = [str(state) if each == "/tmp/state.jsonl" else each for each in arguments]

@@ -266,9 +266,12 @@ def certificates(folder: Path) -> None:
 @pytest.fixture(scope="session")
 def managed_node() -> Iterator[RabbitNode]:
     """A private node with the management plug-in; tests keep apart by namespace."""
-    node = RabbitNode(plugins=("rabbitmq_management",))
+    # It counts every second what a usual one counts every five.
+    counting = (f"management.sample_retention_policies.{each}.minute = 1\n" for each in ("global", "basic", "detailed"))
+    node = RabbitNode(
+        plugins=("rabbitmq_management",), extra_config=f"collect_statistics_interval = 250\n{''.join(counting)}"
+    )
     node.start()
-    # How old the depths may be that the management interface tells.
     node.evaluate("application:set_env(rabbit, quorum_tick_interval, 300).")
     yield node
     node.stop()
