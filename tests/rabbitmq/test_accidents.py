@@ -35,6 +35,14 @@ Held = [{{element(2, C), element(1, C)}} || C <- maps:values(Consumers)],
 [ra:process_command(Pid, rabbit_fifo:make_checkout(Id, cancel, #{{}})) || Id <- Held].
 """
 
+#: Keeps a quorum queue from answering for a second; who asks for its counts is told 0 and 0 after a quarter of one.
+_BUSY = """
+{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{queue}">>)),
+{{Name, _}} = amqqueue:get_pid(Q),
+timer:apply_after(1000, sys, resume, [whereis(Name)]),
+sys:suspend(whereis(Name)).
+"""
+
 
 async def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
@@ -326,6 +334,22 @@ async def test_a_handler_that_is_longer_than_the_consumer_timeout_is_named_and_i
         print(f"\n{line}")
     finally:
         ends.set()
+
+
+async def test_letters_of_a_queue_that_is_too_busy_to_count_are_all_seen_in_their_order(
+    private: RabbitHarness, rabbit_node: RabbitNode
+) -> None:
+    bus = await private.connect()
+    await bus.declare([_WORK])
+    sent = [message("job.one") for _ in range(50)]
+    failure = Failure(reason="no", queue="", topic="job.one", at_ms=1)
+    for one in sent:
+        await bus.dead_letters.bury("work", one, failure)
+    busy = _BUSY.format(queue=f"{private.namespace}.work.dlq")
+    for limit in (20, 200, 1, 200):
+        await asyncio.to_thread(rabbit_node.evaluate, busy)
+        letters = await bus.dead_letters.letters("work", limit=limit)
+        assert [letter.id for letter in letters] == [one.message_id for one in sent[:limit]]
 
 
 async def test_a_walk_that_outlasts_the_consumer_timeout_is_told_and_changes_nothing(
