@@ -51,6 +51,8 @@ _SILENCES: Final = 60
 #: Seconds that letters in the hand of somebody who is gone, or knows nothing of our lock, are waited for.
 _PATIENCE: Final = 3.0
 _PAUSE: Final = 0.005
+#: Seconds from which on an answer of 0 and 0 may be that of a queue which did not answer in time: the broker gives it 0.25.
+_DOUBTFUL: Final = 0.2
 _TIMEOUT: Final = 30.0
 
 
@@ -130,7 +132,7 @@ class Look:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _PATIENCE
         while True:
-            ready, holders = await self._counts()
+            ready, holders = await self._counts(deadline)
             if holders and loop.time() < deadline:
                 await asyncio.sleep(_PAUSE)
                 continue
@@ -145,8 +147,7 @@ class Look:
                 return
             self._take_in(hand, first)
             # Nor did it count who has letters in hand; now that is one at least.
-            while not (holders := (await self._counts())[1]) and loop.time() < deadline:  # noqa: ASYNC110 - as below
-                await asyncio.sleep(_PAUSE)
+            _, holders = await self._counts(deadline)
             if holders > 1 and loop.time() < deadline:
                 self._arrived.clear()
                 self._count = self._bytes = 0
@@ -313,14 +314,21 @@ class Look:
             del self._hands[0]
             holders = self._strangers + sum(hand.holders for hand in self._hands)
             deadline = loop.time() + _PATIENCE
-            while (await self._counts())[1] > holders and loop.time() < deadline:  # noqa: ASYNC110 - a broker tells nobody
+            while (await self._counts(deadline))[1] > holders and loop.time() < deadline:  # noqa: ASYNC110 - a broker tells nobody
                 await asyncio.sleep(_PAUSE)
 
-    async def _counts(self) -> tuple[int, int]:
-        try:
-            return await count(self._session, self._queue)
-        except ChannelLost as exc:
-            raise self._lost(exc) from None
+    async def _counts(self, deadline: float = 0.0) -> tuple[int, int]:
+        """What `count` tells; a queue that is too busy to answer is asked again until `deadline`."""
+        loop = asyncio.get_running_loop()
+        while True:
+            since = loop.time()
+            try:
+                ready, holders = await count(self._session, self._queue)
+            except ChannelLost as exc:
+                raise self._lost(exc) from None
+            now = loop.time()
+            if ready or holders or now - since < _DOUBTFUL or now >= deadline:
+                return ready, holders
 
     def _on_cancel(self, _: Any) -> None:
         self._taken_back = True

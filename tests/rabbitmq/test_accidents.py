@@ -336,9 +336,11 @@ async def test_a_handler_that_is_longer_than_the_consumer_timeout_is_named_and_i
         ends.set()
 
 
+@pytest.mark.parametrize("patience", [3.0, 0.3])
 async def test_letters_of_a_queue_that_is_too_busy_to_count_are_all_seen_in_their_order(
-    private: RabbitHarness, rabbit_node: RabbitNode
+    private: RabbitHarness, rabbit_node: RabbitNode, monkeypatch: pytest.MonkeyPatch, patience: float
 ) -> None:
+    monkeypatch.setattr("rockbot_messaging.rabbitmq.letter_look._PATIENCE", patience)
     bus = await private.connect()
     await bus.declare([_WORK])
     sent = [message("job.one") for _ in range(50)]

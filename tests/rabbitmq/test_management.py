@@ -229,7 +229,7 @@ async def test_a_broker_that_does_not_count_is_not_pruned() -> None:
 async def test_a_message_that_comes_while_pruning_keeps_its_queue_and_its_bindings(desk: _Desk) -> None:
     await desk.apply()
     channel, loop = await desk.harness.stranger(), asyncio.get_running_loop()
-    for counting in (1, 5, 25):
+    for counting in (2.5, 7, 25):
         late = await desk.queue("late", patterns=("late.#",))
         second_look = loop.time() + counting
         pruning = asyncio.create_task(desk.prune(counting_round=counting))
