@@ -83,7 +83,8 @@ class Delivery:
 class ContentIds:
     """An `IdSource` that gives the same id for the same message, for those that carry nothing to tell them by.
 
-    What the broker adds on the way (`x-` headers) does not count.
+    What the broker adds on the way (`x-` headers) does not count, nor does the order of headers: RabbitMQ 3.x sorts them when it
+    adds its count of deliveries.
     """
 
     def __init__(self, delivery: Delivery) -> None:
@@ -92,7 +93,8 @@ class ContentIds:
     def new_id(self) -> str:
         try:
             properties = decode_properties(self._delivery.properties)
-            headers = {name: value for name, value in (properties.headers or {}).items() if not name.startswith("x-")}
+            named = sorted((properties.headers or {}).items(), key=lambda header: header[0])
+            headers = {name: value for name, value in named if not name.startswith("x-")}
             kept = repr(properties._replace(headers=headers)).encode()
         except ValueError:
             kept = self._delivery.properties

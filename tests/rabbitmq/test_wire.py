@@ -199,6 +199,14 @@ def test_a_letter_without_identity_has_an_id_that_deliveries_do_not_change() -> 
     assert ContentIds(_delivery(first, b"x")).new_id() != ContentIds(_delivery(first, b"y")).new_id()
 
 
+def test_the_identity_of_a_content_does_not_depend_on_the_order_of_its_headers() -> None:
+    one, other = (
+        encode_properties(Properties(headers=headers)) for headers in ({"b": 1, "a": {"d": 1}}, {"a": {"d": 1}, "b": 1})
+    )
+    assert one != other
+    assert ContentIds(_delivery(one)).new_id() == ContentIds(_delivery(other)).new_id()
+
+
 @pytest.mark.parametrize("sent", [1_795_232_496, 1_795_232_496_000, 1_795_232_496_000_000, 1_795_232_496_000_000_000])
 def test_a_timestamp_is_understood_by_its_size(sent: int) -> None:
     raw = encode_properties(Properties(timestamp=sent))
