@@ -201,7 +201,7 @@ def test_a_letter_without_identity_has_an_id_that_deliveries_do_not_change() -> 
 
 def test_the_identity_of_a_content_does_not_depend_on_the_order_of_its_headers() -> None:
     one, other = (
-        encode_properties(Properties(headers=headers)) for headers in ({"b": 1, "a": {"d": 1}}, {"a": {"d": 1}, "b": 1})
+        encode_properties(Properties(headers=headers)) for headers in ({"b": 1, "a": "x"}, {"a": "x", "b": 1})
     )
     assert one != other
     assert ContentIds(_delivery(one)).new_id() == ContentIds(_delivery(other)).new_id()
