@@ -8,6 +8,7 @@ must kill or restart the broker need the private node and say so.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import shutil
 import subprocess
@@ -133,6 +134,19 @@ class RabbitNode:
         server = [str(self._sbin / "rabbitmq-server")]
         self._process = launch(server, env=self._env, cwd=self._home, console=self._home / "console.log")
         self._wait(lambda: greets(self.port), self._process)
+        if self.management_port:
+            self._wait(self._manages, self._process)
+
+    def _manages(self) -> bool:
+        """Whether the management interface answers; on 4.3 it fails for a moment after AMQP is there."""
+        asked = http.client.HTTPConnection("127.0.0.1", self.management_port, timeout=10)
+        try:
+            asked.request("GET", "/api/overview", headers={"Authorization": "Basic Z3Vlc3Q6Z3Vlc3Q="})
+            return asked.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            asked.close()
 
     def _wait(self, ready: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_SECONDS
