@@ -97,6 +97,8 @@ async def _end(event: Event, context: Context) -> None:
 
 @final
 class _Nobody:
+    """Stands in for a link where only the code that calls one is wanted; it is never run."""
+
     handles = ()
 
     async def handle(self, event: Event, context: Context, call_next: CallNext) -> None:
